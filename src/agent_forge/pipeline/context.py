@@ -31,14 +31,14 @@ _PROGRESS_SECONDS = 0.2
 class WorkerContext:
     """See `agent_forge.contract.Context`.
 
-    The scratch folder belongs to the fingerprint, not to the session: a phase run that was killed
-    goes on from its last state, whichever session asks for it again.
+    The scratch folder belongs to the fingerprint of the phase run, so a run that was killed goes on
+    from its last state, and one with another configuration does not.
     """
 
     def __init__(self, order: WorkOrder, connection: Connection, stop: Any) -> None:
         self._order, self._connection, self._stop = order, connection, stop
         self._home = Home.open(order.home)
-        self._folder = self._home.scratch(order.fingerprint)
+        self._folder = self._home.scratch_folder(order.session, order.phase, order.fingerprint)
         self.seed, self.device = order.seed, order.device
         self.budget = Budget(order.seconds, order.memory_bytes)
         self.scratch = self._folder / "work"
@@ -46,7 +46,7 @@ class WorkerContext:
         self.attachments: dict[str, Any] = {}
         self.warnings: list[dict[str, Any]] = []
         self._lock = FileLock(self._folder / "lock")
-        self._tracker = Tracker(self._home.metrics(order.fingerprint))
+        self._tracker = Tracker(self._home.metrics_path(order.session, order.phase, order.fingerprint))
         self._last_progress = 0.0
 
     def __enter__(self) -> WorkerContext:
@@ -120,7 +120,7 @@ class WorkerContext:
 
     def save_folder(self, kind: Kind, folder: Path, **facts: Any) -> Artifact:
         """See Context."""
-        artifact = self._home.blobs.put_folder(kind, folder, facts)
+        artifact = self._home.blobs.put_folder(kind, folder, facts, "move")
         shutil.rmtree(folder, ignore_errors=True)
         return artifact
 

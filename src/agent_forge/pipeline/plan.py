@@ -33,9 +33,10 @@ class Step:
         """Name of the phase."""
         return self.phase.name
 
-    def folder(self) -> str:
-        """Name of its folder in the session: ``phase1_cognate``; the data step is ``phase0_data``."""
-        return f"phase{ORDER.index(self.name) + 1 if self.name in ORDER else 0}_{self.name}"
+    @property
+    def position(self) -> int:
+        """Its number in the design, from 1; the data step is 0."""
+        return ORDER.index(self.name) + 1 if self.name in ORDER else 0
 
 
 @dataclass(frozen=True)

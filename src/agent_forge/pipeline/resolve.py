@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from agent_forge.contract import Artifact, many
+from agent_forge.contract import Artifact
 from agent_forge.errors import ModelNotFound
-from agent_forge.pipeline.worker import artifacts_from_json
+from agent_forge.pipeline.session import exists
 from agent_forge.storage.home import Home
 
 if TYPE_CHECKING:
@@ -37,12 +38,7 @@ def resolve_model(reference: str, home_path: Path | None) -> Path:
         raise ModelNotFound(f"no model {reference!r}: it is no path, and there is no home at {home_path}")
     home = Home.open(home_path, create=False)
     try:
-        artifact = _by_session(home, reference) or home.registry.find_artifact(reference)
-        if artifact is None:
-            raise ModelNotFound(
-                f"no model {reference!r}: it is neither a path nor a session nor a digest in {home_path}; "
-                "`agent-forge models list` shows what there is"
-            )
+        artifact = _by_session(home, reference) or _by_digest(home, reference)
         return _only_file(home.blobs.view(artifact))
     finally:
         home.close()
@@ -50,22 +46,32 @@ def resolve_model(reference: str, home_path: Path | None) -> Path:
 
 def _by_session(home: Home, reference: str) -> Artifact | None:
     name, _, handoff = reference.partition("/")
-    if home.registry.find_session(name) is None:
+    if not exists(home, name):
         return None
-    given: dict[str, Any] = {}
+    given: dict[str, Sequence[Artifact]] = {}
     for run in home.registry.phase_runs(name):
-        if run.status in ("done", "reused"):
-            given.update(artifacts_from_json(run.outputs))
+        if run.status in ("completed", "reused"):
+            given.update(run.outputs)
     if handoff:
         group, _, specialty = handoff.partition("_")
-        for artifact in many(given, group) if group in given else ():
+        for artifact in given.get(group, ()):
             if not specialty or artifact.facts.get("specialization") == specialty:
                 return artifact
         raise ModelNotFound(f"session {name!r} has no {handoff!r}; it has {', '.join(sorted(given)) or 'nothing yet'}")
     for wanted in _NEWEST_FIRST:
         if wanted in given:
-            return many(given, wanted)[0]
+            return given[wanted][0]
     raise ModelNotFound(f"session {name!r} has no model yet; `agent-forge resume {name}` goes on with it")
+
+
+def _by_digest(home: Home, reference: str) -> Artifact:
+    try:
+        return home.registry.artifact(reference).artifact
+    except ModelNotFound:
+        raise ModelNotFound(
+            f"no model {reference!r}: it is neither a path nor a session nor a digest in {home.path}; "
+            "`agent-forge models list` shows what there is"
+        ) from None
 
 
 def _only_file(folder: Path) -> Path:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,12 +83,15 @@ class Outcome:
 @dataclass(frozen=True)
 class _Result:
     outputs: dict[str, Artifact | tuple[Artifact, ...]]
-    measured: dict[str, float]
-    attachments: dict[str, Any]
-    warnings: list[dict[str, Any]]
-    seconds: float
-    peak_memory_bytes: int
-    run_id: int
+    measured: Mapping[str, float]
+
+    @property
+    def seconds(self) -> float:
+        return self.measured.get("run/seconds", 0.0)
+
+    @property
+    def peak_memory_bytes(self) -> int:
+        return int(self.measured.get("run/peak_memory_bytes", 0))
 
 
 class Runner:
@@ -139,11 +142,13 @@ class Runner:
                 outcome.phases[-1] = self._degrade(step, str(blocking[0].error()), done.gates)
                 continue
             given.update(result.outputs)
-            self.session.link(step.folder(), result.outputs)
+            self.session.home.link_outputs(
+                self.session.name, step.position, step.name, {name: many(result.outputs, name) for name in result.outputs}
+            )
             if blocking:
-                self.session.finish("gate_failed", outcome_json(outcome))
+                self.session.finish("failed", outcome_json(outcome))
                 raise blocking[0].error()
-        self.session.finish("done" if outcome.passed else "degraded", outcome_json(outcome))
+        self.session.finish("completed" if outcome.passed else "degraded", outcome_json(outcome))
         return outcome
 
     def _may_skip(self, step: Step) -> bool:
@@ -162,7 +167,7 @@ class Runner:
         config = self.config.part(step.name).model_dump(mode="json")
         extra = source_digests(self.config.data) if step.name == "data" else ()
         key = fingerprint(step.phase, config, inputs, seed=self.config.seed, device=self.device, extra=extra)
-        result = self._reuse(step, key)
+        result = self._reuse(step, inputs, key)
         status = "reused" if result else "done"
         if result is None:
             result = self._execute(step, config, inputs, key)
@@ -176,29 +181,32 @@ class Runner:
         self._emit("finished", step.name, payload, keep=True)
         return result, done
 
-    def _reuse(self, step: Step, key: str) -> _Result | None:
+    def _reuse(self, step: Step, inputs: Artifacts, key: str) -> _Result | None:
         """The outputs of an earlier run with the same fingerprint, if all their files are intact."""
-        row = self.session.registry.find_completed(key)
+        registry = self.session.registry
+        row = registry.find_completed(key)
         if row is None:
             return None
-        outputs = artifacts_from_json(row.outputs)
         try:
-            for name in outputs:
-                for artifact in many(outputs, name):
-                    self.session.home.blobs.view(artifact)
+            for artifacts in row.outputs.values():
+                for artifact in artifacts:
+                    self.session.home.blobs.check(artifact)
         except (ArtifactMissing, ArtifactCorrupt) as error:
             self._emit("warning", step.name, {"failure": "artifact", "message": f"computed again: {error}"}, keep=True)
             return None
-        run_id = self.session.registry.record_reuse(self.session.name, step.name, row.id)
-        self._emit("reused", step.name, {"fingerprint": key})
-        return _Result(
-            outputs, row.measured, row.attachments, row.warnings, row.seconds, row.peak_memory_bytes, run_id
-        )
+        if row.session != self.session.name:
+            run_id = registry.begin_phase_run(self.session.name, step.name, key, inputs=_plural(inputs))
+            registry.commit_phase_run(
+                run_id, row.outputs, row.measured, registry.attachments(row.id), row.warnings, status="reused"
+            )
+        self._emit("reused", step.name, {"fingerprint": key, "from": row.session})
+        return _Result(_by_kind(step, row.outputs), row.measured)
 
     def _execute(self, step: Step, config: dict[str, Any], inputs: Artifacts, key: str) -> _Result:
         limit = self.config.limit(step.name)
         order = WorkOrder(
             home=self.session.home.path,
+            session=self.session.name,
             phase=step.name,
             config=config,
             inputs=artifacts_to_json(inputs),
@@ -211,32 +219,27 @@ class Runner:
             keep_states=self.config.retention.checkpoints,
             handoffs=tuple(self.config.handoffs.get(step.name, ())),
         )
-        run_id = self.session.registry.begin_phase_run(self.session.name, step.name, key)
+        run_id = self.session.registry.begin_phase_run(self.session.name, step.name, key, inputs=_plural(inputs))
         self._emit("started", step.name, {"fingerprint": key})
         start = time.monotonic()
         try:
             message, peak = self._watch(step.name, order)
         except BaseException as error:
-            status = "interrupted" if isinstance(error, (Interrupted, KeyboardInterrupt)) else "failed"
             trace = getattr(error, "trace", "") or repr(error)
-            self.session.registry.fail_phase_run(run_id, status, trace)
+            self.session.registry.fail_phase_run(run_id, _failed_status(error), trace)
             raise
-        seconds = time.monotonic() - start
-        result = _Result(
-            artifacts_from_json(message["outputs"]), message["measured"], message["attachments"],
-            message["warnings"], seconds, peak, run_id,
-        )
+        measured = {
+            **message["measured"],
+            "run/seconds": time.monotonic() - start,
+            "run/peak_memory_bytes": float(peak),
+        }
+        outputs = artifacts_from_json(message["outputs"])
+        self.session.check()
         self.session.registry.commit_phase_run(
-            run_id,
-            outputs=message["outputs"],
-            measured=result.measured,
-            attachments=result.attachments,
-            warnings=result.warnings,
-            seconds=seconds,
-            peak_memory_bytes=peak,
+            run_id, _plural(outputs), measured, message["attachments"], message["warnings"]
         )
-        self.session.home.drop_scratch(key)
-        return result
+        self.session.home.clear_scratch(self.session.name, step.name)
+        return _Result(outputs, measured)
 
     def _watch(self, phase: str, order: WorkOrder) -> tuple[dict[str, Any], int]:
         """Follows the child until it gives its result; ends it at its limits."""
@@ -263,7 +266,6 @@ class Runner:
                 self._emit(kind, phase, payload, keep=kind in ("warning", "resumed"))
             elif not child.process.is_alive():
                 raise self._silent_death(phase, child)
-            self.session.beat()
             if self._stops > 1:
                 raise Interrupted(self._resume_sentence())
             if time.monotonic() > deadline:
@@ -286,6 +288,22 @@ class Runner:
 
     def _resume_sentence(self) -> str:
         return f"stopped; `agent-forge resume {self.session.name}` goes on from the last checkpoint"
+
+
+def _plural(artifacts: Artifacts) -> dict[str, tuple[Artifact, ...]]:
+    return {name: many(artifacts, name) for name in artifacts}
+
+
+def _by_kind(step: Step, outputs: Mapping[str, Sequence[Artifact]]) -> dict[str, Artifact | tuple[Artifact, ...]]:
+    """The registry keeps every handoff as a sequence; the phase declares which are plural."""
+    plural = {name for name, kind in step.phase.produces.items() if kind == "checkpoints"}
+    return {name: tuple(found) if name in plural else found[0] for name, found in outputs.items()}
+
+
+def _failed_status(error: BaseException) -> str:
+    if isinstance(error, (Interrupted, KeyboardInterrupt)):
+        return "interrupted"
+    return {PhaseTimeout: "timeout", OutOfMemory: "out_of_memory"}.get(type(error), "failed")
 
 
 def _memory(child: Child) -> int:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from agent_forge.config import ForgeConfig, parse_config
-from agent_forge.contract import Artifacts, many
-from agent_forge.errors import ConfigError
+from agent_forge.errors import ConfigError, SessionNotFound
 from agent_forge.storage.home import Home
 from agent_forge.storage.registry import Registry
 from agent_forge.storage.session_lock import SessionLock
@@ -37,30 +34,17 @@ class Session:
         """The registry of the home."""
         return self.home.registry
 
-    @property
-    def folder(self) -> Path:
-        """Where its artifacts can be looked at."""
-        return self.home.path / "sessions" / self.name
+    def check(self) -> None:
+        """To be called before anything is committed.
 
-    def beat(self) -> None:
-        """Says that the owner is alive; cheap to call often."""
-        self._lock.beat()
+        Raises:
+            SessionBusy: another process took the session over while this one stood still.
+        """
+        self._lock.check()
 
-    def link(self, folder: str, outputs: Artifacts) -> None:
-        """Shows the outputs of a phase as links: ``sessions/<name>/<folder>/<handoff>``."""
-        place = self.folder / folder
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir(parents=True)
-        for name in outputs:
-            artifacts = many(outputs, name)
-            for index, artifact in enumerate(artifacts):
-                label = name if len(artifacts) == 1 else f"{name}_{artifact.facts.get('specialization', index)}"
-                target = self.home.blobs.view(artifact)
-                (place / label).symlink_to(Path("../../..") / target.relative_to(self.home.path))
-
-    def finish(self, status: str, outcome: Mapping[str, Any]) -> None:
-        """Records how the run ended."""
-        self.registry.finish_session(self.name, status, dict(outcome))
+    def finish(self, status: str, outcome: Mapping[str, Any] | None = None) -> None:
+        """Records how the run ended: completed, degraded, failed or interrupted."""
+        self.registry.set_session_status(self.name, status, {"outcome": dict(outcome)} if outcome else None)
 
 
 @contextmanager
@@ -75,24 +59,37 @@ def open_session(home: Home, name: str | None, config: ForgeConfig) -> Iterator[
     if not _NAME.fullmatch(chosen):
         raise ConfigError(f"a session name has 1–64 letters, digits, '.', '_' or '-', and {chosen!r} does not")
     wanted = config.model_dump(mode="json")
-    with SessionLock(home.path / "sessions", chosen) as lock:
-        row = home.registry.find_session(chosen)
-        if row is None:
+    with SessionLock(home.path / "sessions" / chosen) as lock:
+        created = not exists(home, chosen)
+        if created:
             home.registry.create_session(chosen, wanted)
-        elif row.config != wanted:
-            raise ConfigError(
-                f"session {chosen!r} exists with another configuration ({_difference(row.config, wanted)}); "
-                f"choose another --session, or go on with `agent-forge resume {chosen}`"
-            )
-        home.registry.start_session(chosen)
-        session = Session(home, chosen, config, lock, created=row is None)
+        else:
+            before = home.registry.session(chosen).config
+            if before != wanted:
+                raise ConfigError(
+                    f"session {chosen!r} exists with another configuration ({_difference(before, wanted)}); "
+                    f"choose another --session, or go on with `agent-forge resume {chosen}`"
+                )
+            home.registry.abandon_running(chosen)
+        if lock.took_over:
+            home.registry.add_event(chosen, "lock_taken_over", {"why": lock.took_over})
+        home.registry.set_session_status(chosen, "running")
+        session = Session(home, chosen, config, lock, created=created)
         try:
             yield session
         except BaseException as error:
-            code = getattr(error, "exit_code", 130 if isinstance(error, KeyboardInterrupt) else 4)
-            status = {3: "gate_failed", 130: "interrupted"}.get(code, "failed")
-            home.registry.finish_session(chosen, status, None)
+            interrupted = isinstance(error, KeyboardInterrupt) or getattr(error, "exit_code", 0) == 130
+            session.finish("interrupted" if interrupted else "failed")
             raise
+
+
+def exists(home: Home, name: str) -> bool:
+    """Whether the home has a session of that name."""
+    try:
+        home.registry.session(name)
+    except SessionNotFound:
+        return False
+    return True
 
 
 def recorded_config(home: Home, name: str) -> ForgeConfig:
@@ -107,7 +104,7 @@ def recorded_config(home: Home, name: str) -> ForgeConfig:
 def _free_name(home: Home, preset: str) -> str:
     day = datetime.now(UTC).strftime("%Y-%m-%d")
     number = 1
-    while home.registry.find_session(f"{preset}-{day}-{number}") is not None:
+    while exists(home, f"{preset}-{day}-{number}"):
         number += 1
     return f"{preset}-{day}-{number}"
 

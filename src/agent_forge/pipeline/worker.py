@@ -32,6 +32,7 @@ class WorkOrder:
     """All that a child needs, as plain values."""
 
     home: Path
+    session: str
     phase: str
     config: Mapping[str, Any]
     inputs: Mapping[str, Any]
