@@ -199,7 +199,9 @@ def _sentence(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     path = ".".join(str(part) for part in first["loc"]) or "the configuration"
     if first["type"] == "extra_forbidden":
-        return f"unknown configuration key {path!r}{_did_you_mean(str(first['loc'][-1]), _fields_at(first['loc'][:-1]))}"
+        return (
+            f"unknown configuration key {path!r}{_did_you_mean(str(first['loc'][-1]), _fields_at(first['loc'][:-1]))}"
+        )
     if first["type"] == "missing":
         return f"configuration key {path!r} is missing"
     return f"{path} = {first['input']!r} cannot be: {first['msg'][0].lower()}{first['msg'][1:]}"

@@ -13,7 +13,8 @@ def gate(comparison: str = "<", bound: float = 1.0, severity: str = "block") -> 
 
 
 @pytest.mark.parametrize(
-    ("comparison", "good", "bad"), [("<", 0.9, 1.0), ("<=", 1.0, 1.1), (">", 1.1, 1.0), (">=", 1.0, 0.9), ("==", 1.0, 2.0)]
+    ("comparison", "good", "bad"),
+    [("<", 0.9, 1.0), ("<=", 1.0, 1.1), (">", 1.1, 1.0), (">=", 1.0, 0.9), ("==", 1.0, 2.0)],
 )
 def test_each_comparison_passes_and_fails(comparison, good, bad):
     rule = gate(comparison)

@@ -71,9 +71,7 @@ def _stream(network: Any, tokenizer: Any, prompt: list[int], max_tokens: int, te
 
     tokens: list[int] = []
     shown = ""
-    for token in generate_tokens(
-        network, tokenizer, prompt, max_tokens=max_tokens, temperature=temperature, seed=seed
-    ):
+    for token in generate_tokens(network, tokenizer, prompt, max_tokens=max_tokens, temperature=temperature, seed=seed):
         tokens.append(token)
         text = tokenizer.decode(tokens, skip_special_tokens=True)
         if not text.endswith("\ufffd"):  # a character whose bytes are not complete yet

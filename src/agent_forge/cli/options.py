@@ -19,7 +19,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of 
 PresetOption = Annotated[str, typer.Option("--preset", help="smoke, demo, small or base25m.")]
 DataOption = Annotated[
     list[str] | None,
-    typer.Option("--data", help="Text to learn from: file, folder or hub name, each with :weight if wanted. Repeatable."),
+    typer.Option(
+        "--data", help="Text to learn from: file, folder or hub name, each with :weight if wanted. Repeatable."
+    ),
 ]
 EvalDataOption = Annotated[
     list[str] | None, typer.Option("--eval-data", help="Text that is only used to report on. Repeatable.")

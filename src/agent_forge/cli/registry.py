@@ -14,12 +14,17 @@ from agent_forge.cli.options import HomeOption, JsonOption, home_path, print_jso
 def add_to(app: typer.Typer) -> None:
     """Registers the commands and their groups."""
     sessions = typer.Typer(help="What ran.", no_args_is_help=True)
-    for command in (list_sessions, show_session, pin, unpin, delete, gc):
-        sessions.command(command.__name__.removesuffix("_sessions").removesuffix("_session"))(command)
+    sessions.command("list")(list_sessions)
+    sessions.command("show")(show_session)
+    sessions.command()(pin)
+    sessions.command()(unpin)
+    sessions.command()(delete)
+    sessions.command()(gc)
     app.add_typer(sessions, name="sessions")
     models = typer.Typer(help="What was made.", no_args_is_help=True)
-    for command in (list_models, show_model, lineage):
-        models.command(command.__name__.removesuffix("_models").removesuffix("_model"))(command)
+    models.command("list")(list_models)
+    models.command("show")(show_model)
+    models.command()(lineage)
     app.add_typer(models, name="models")
     presets = typer.Typer(help="Complete configurations.", no_args_is_help=True)
     presets.command("list")(list_presets)
@@ -28,8 +33,9 @@ def add_to(app: typer.Typer) -> None:
     data = typer.Typer(help="Text.", no_args_is_help=True)
     data.command("inspect")(inspect)
     app.add_typer(data, name="data")
-    for command in (report, verify, doctor):
-        app.command(command.__name__)(command)
+    app.command()(report)
+    app.command()(verify)
+    app.command()(doctor)
 
 
 def list_sessions(home: HomeOption = None, as_json: JsonOption = False) -> None:
@@ -217,9 +223,7 @@ def show_preset(name: str, as_json: JsonOption = False) -> None:
         typer.echo(yaml.safe_dump(values, sort_keys=False), nl=False)
 
 
-def inspect(
-    paths: Annotated[list[str], typer.Argument(help="Files or folders.")], as_json: JsonOption = False
-) -> None:
+def inspect(paths: Annotated[list[str], typer.Argument(help="Files or folders.")], as_json: JsonOption = False) -> None:
     """What a corpus holds: documents, bytes, tokens, and what would be dropped and why."""
     from agent_forge.cli.show import show_rows
     from agent_forge.data.inspect import inspect_sources

@@ -43,9 +43,7 @@ def run(
     """Run the pipeline; what is already known is reused."""
     from agent_forge.config import build_config
 
-    config = build_config(
-        preset, set_ or (), sources=data or (), held_out=eval_data or (), phases=phase_names(phases)
-    )
+    config = build_config(preset, set_ or (), sources=data or (), held_out=eval_data or (), phases=phase_names(phases))
     return _execute(config, home_path(home), session, as_json)
 
 
@@ -75,9 +73,7 @@ def plan(
     from agent_forge.config import build_config
     from agent_forge.pipeline.estimate import estimate
 
-    config = build_config(
-        preset, set_ or (), sources=data or (), held_out=eval_data or (), phases=phase_names(phases)
-    )
+    config = build_config(preset, set_ or (), sources=data or (), held_out=eval_data or (), phases=phase_names(phases))
     report = estimate(config, home_path(home))
     if as_json:
         print_json(report)

@@ -17,7 +17,13 @@ def input_digests(inputs: Artifacts) -> dict[str, str | list[str]]:
 
 
 def fingerprint(
-    phase: Phase[Any], config: Mapping[str, Any], inputs: Artifacts, *, seed: int, device: str, extra: Sequence[str] = ()
+    phase: Phase[Any],
+    config: Mapping[str, Any],
+    inputs: Artifacts,
+    *,
+    seed: int,
+    device: str,
+    extra: Sequence[str] = (),
 ) -> str:
     """sha256 over phase, version, config, input digests, seed and device class.
 

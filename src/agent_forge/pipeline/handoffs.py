@@ -92,9 +92,7 @@ RULES: Mapping[str, Callable[[Artifacts, _Paths], None]] = {
     "same_architecture": same_architecture,
     "same_tokenizer": same_tokenizer,
     "different_weights": different_weights,
-    "specialist_facts": has_facts(
-        "specialization", "final_loss", "seed", "param_count", "tokens_seen", "data_digest"
-    ),
+    "specialist_facts": has_facts("specialization", "final_loss", "seed", "param_count", "tokens_seen", "data_digest"),
     "champion_facts": has_facts("fitness", "merge_technique", "generations"),
     "exactly_ternary": exactly_ternary,
     "one_forge_file": one_forge_file,

@@ -143,7 +143,10 @@ class Runner:
                 continue
             given.update(result.outputs)
             self.session.home.link_outputs(
-                self.session.name, step.position, step.name, {name: many(result.outputs, name) for name in result.outputs}
+                self.session.name,
+                step.position,
+                step.name,
+                {name: many(result.outputs, name) for name in result.outputs},
             )
             if blocking:
                 self.session.finish("failed", outcome_json(outcome))
@@ -174,9 +177,7 @@ class Runner:
         gates = tuple(evaluate(step.name, self.config.gates.get(step.name, ()), result.measured))
         for gate in gates:
             self._emit("gate", step.name, gate.to_json())
-        done = PhaseOutcome(
-            step.name, status, result.seconds, result.peak_memory_bytes, result.measured, gates
-        )
+        done = PhaseOutcome(step.name, status, result.seconds, result.peak_memory_bytes, result.measured, gates)
         payload = {"status": status, "seconds": result.seconds, "peak_memory_bytes": result.peak_memory_bytes}
         self._emit("finished", step.name, payload, keep=True)
         return result, done
@@ -303,7 +304,9 @@ def _by_kind(step: Step, outputs: Mapping[str, Sequence[Artifact]]) -> dict[str,
 def _failed_status(error: BaseException) -> str:
     if isinstance(error, (Interrupted, KeyboardInterrupt)):
         return "interrupted"
-    return {PhaseTimeout: "timeout", OutOfMemory: "out_of_memory"}.get(type(error), "failed")
+    if isinstance(error, PhaseTimeout):
+        return "timeout"
+    return "out_of_memory" if isinstance(error, OutOfMemory) else "failed"
 
 
 def _memory(child: Child) -> int:
