@@ -131,7 +131,7 @@ def build_config(
     if chosen := tuple(sources):
         values["data"]["sources"] = chosen
     if kept := tuple(held_out):
-        values["data"]["held_out"] = kept
+        values["data"]["eval_sources"] = kept
     if names := tuple(phases):
         _check_phases(names)
         values["phases"] = names

@@ -83,14 +83,14 @@ def plan(
 
 def _execute(config: Any, home: Path, name: str | None, as_json: bool) -> int:
     from agent_forge.cli.show import Watcher, show_outcome
-    from agent_forge.data.corpora import check_sources
+    from agent_forge.pipeline.ingest import source_digests
     from agent_forge.pipeline.plan import build_plan
     from agent_forge.pipeline.runner import Runner
     from agent_forge.pipeline.session import open_session
     from agent_forge.storage.home import Home
 
     steps = build_plan(config)
-    check_sources(config.data)
+    source_digests(config.data)  # a missing or unknown source is said before a session begins
     place = Home.open(home)
     with open_session(place, name, config) as session, Watcher(as_json, [step.name for step in steps.steps]) as watcher:
         runner = Runner(session, steps, watcher.emit)
