@@ -68,6 +68,12 @@ class Space:
         kinds = self.kinds or (0,) * self.layers
         return [other for other in range(self.layers) if kinds[other] == kinds[layer]]
 
+    def fits(self, path: Sequence[int]) -> bool:
+        """True if every position of a data flow gets a layer of the kind that the architecture has there."""
+        kinds = self.kinds or (0,) * self.layers
+        places = range(len(path))
+        return all(kinds[path[place]] == kinds[min(place, self.layers - 1)] for place in places)
+
 
 @dataclass(frozen=True)
 class Genotype:
@@ -277,7 +283,7 @@ def distance(a: Genotype, b: Genotype, space: Space) -> float:
     layout = [x != y for x, y in zip((*a.sources, a.outside), (*b.sources, b.outside), strict=True)]
     length = max(len(a.path), len(b.path))
     layout += [a.path[i : i + 1] != b.path[i : i + 1] for i in range(length)]
-    parts = (methods, weights, amounts, layout)
+    parts: list[list[float]] = [[float(x) for x in methods], weights, amounts, [float(x) for x in layout]]
     return sum(sum(part) / len(part) / usual for part, usual in zip(parts, RANDOM_PAIR, strict=True)) / len(parts)
 
 
@@ -311,12 +317,13 @@ def _shuffled_path(path: Sequence[int], space: Space, g: torch.Generator, chance
         if _uniform(g) < chance:
             options = space.alike(layer)
             moved[position] = options[_integer(len(options), g)]
-    if space.extra_layers and _uniform(g) < chance:
-        place = _integer(len(moved), g)
+    if space.extra_layers and _uniform(g) < max(chance, 0.1):
+        place, longer = _integer(len(moved), g), list(moved)
         if len(moved) < space.layers + space.extra_layers and _uniform(g) < 0.5:
-            moved.insert(place, moved[place])
+            longer.insert(place, moved[place])
         elif len(moved) > 1:
-            del moved[place]
+            del longer[place]
+        moved = longer if space.fits(longer) else moved
     return tuple(moved)
 
 

@@ -104,6 +104,36 @@ def combine_deltas(
     return deltas[0]
 
 
+def elect_each(deltas: Sequence[Tensor], weights: Sequence[float]) -> None:
+    """Sign election without the sum, in place: for methods that combine in another way than by adding.
+
+    Entries against the elected sign become zero; the others grow by Σ weights / Σ agreeing weights, so that
+    the weighted mean of the results is the disjoint mean.
+
+    Args:
+        deltas: [*shape] each.
+        weights: per delta, above zero.
+    """
+    import torch
+
+    flat = [delta.view(-1) for delta in deltas]
+    whole = float(sum(weights))
+    for start in range(0, flat[0].numel(), SLICE):
+        parts = [delta[start : start + SLICE] for delta in flat]
+        total = torch.zeros_like(parts[0])
+        for part, weight in zip(parts, weights, strict=True):
+            total.add_(part, alpha=weight)
+        sign = torch.sign(total)
+        agreeing = torch.zeros_like(total)
+        for part, weight in zip(parts, weights, strict=True):
+            agrees = part * sign > 0
+            part.mul_(agrees)
+            agreeing.add_(agrees, alpha=weight)
+        growth = whole / agreeing.masked_fill_(agreeing == 0, whole)
+        for part in parts:
+            part.mul_(growth)
+
+
 def _elected(parts: list[Tensor], weights: Sequence[float], divide_by: Divisor, zero_is_positive: bool) -> None:
     """Sign election and disjoint sum or mean of one slice, into ``parts[0]``."""
     import torch
