@@ -203,7 +203,7 @@ class Resident:
         self.parents, self.space = parents, space
         self._stack = next((name.split(".0.")[0] for name in parents.names if layer_of(name) == 0), None)
         self.model = _deeper(model, space.layers, space.extra_layers) if space.extra_layers else model
-        self.model.eval()
+        self.model.train(False)
         self._blocks: list[Any] = [] if self._stack is None else list(self.model.get_submodule(self._stack).children())
         self._tensors = self.model.state_dict()
 

@@ -12,10 +12,10 @@ class FitnessWeights(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    quality: float = Field(0.4, ge=0, le=1, description="Weight of bits per byte against the best parent.")
-    accuracy: float = Field(0.3, ge=0, le=1, description="Weight of task accuracy (counts only above chance).")
-    speed: float = Field(0.2, ge=0, le=1, description="Weight of depth as time (counts only with extra_layers).")
-    memory: float = Field(0.1, ge=0, le=1, description="Weight of depth as size (counts only with extra_layers).")
+    quality: float = Field(default=0.4, ge=0, le=1, description="Weight of bits per byte against the best parent.")
+    accuracy: float = Field(default=0.3, ge=0, le=1, description="Weight of task accuracy (counts only above chance).")
+    speed: float = Field(default=0.2, ge=0, le=1, description="Weight of depth as time (counts only with extra_layers).")
+    memory: float = Field(default=0.1, ge=0, le=1, description="Weight of depth as size (counts only with extra_layers).")
 
 
 class EvomergeConfig(BaseModel):
