@@ -27,10 +27,3 @@ def test_phases_are_phases_and_every_built_one_is_watched() -> None:
     for phase in BUILT:
         assert any(entry.phases != ("pipeline",) for entry in of_phase(phase))
         assert "ENV2" in signals_of(phase)
-
-
-def test_what_has_no_test_says_why_and_belongs_to_what_is_not_built() -> None:
-    for entry in CATALOGUE:
-        assert bool(entry.later) != entry.built, entry.id
-        if entry.later:
-            assert not set(entry.phases) & set(BUILT), entry.id
