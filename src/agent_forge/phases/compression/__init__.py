@@ -1,1 +1,1 @@
-"""Phase 8: one small file, every codec behind a gate that measures."""
+"""Phase 8: one tiny file."""
