@@ -1,0 +1,1 @@
+"""What is kept: facts in a registry, bytes by digest, states of running phases."""

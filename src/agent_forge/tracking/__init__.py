@@ -1,0 +1,1 @@
+"""Curves: one small interface, a local store that never blocks training."""
