@@ -1,0 +1,1 @@
+"""Phase 1: pretraining of a trunk and three specialists."""
