@@ -1,1 +1,1 @@
-"""Phase 1: pretraining of a trunk and three specialists."""
+"""Phase 1: pretraining of TRM × Titans-MAG models."""

@@ -57,15 +57,12 @@ class Pretraining:
         self.stages = stages_of(config, self.corpus, context.seed)
         self.total = sum(stage.steps for stage in self.stages)
         self.finished: dict[str, dict[str, Any]] = {}
-        self.before = 0
-        """Steps of the stages before the running one."""
+        self.before = 0  # steps of the stages before the running one
 
     def run(self) -> Artifacts:
         """Every stage in turn, from where a killed run stood."""
-        restored = self.context.restore()
-        state = restored[0] if restored else None
-        if state is not None:
-            self.finished = state["finished"]
+        state, _ = self.context.restore() or (None, 0)
+        self.finished = state["finished"] if state else {}
         for stage in self.stages:
             if stage.name not in self.finished:
                 self._train(stage, state["run"] if state and state["stage"] == stage.name else None)
@@ -178,14 +175,14 @@ class Pretraining:
                 "parameters": float(count_parameters(self.shape)["total"]),
                 "specialization_score": score,
                 "perplexity": bits[TRUNK]["perplexity"],
-                "tokens_seen": float(sum(self.finished[name]["tokens_seen"] for name in names[:1])),
+                "tokens_seen": float(self.finished[TRUNK]["tokens_seen"]),
                 "merge_preview": self._preview([name for name in names if name != TRUNK]),
             }
         )
         self.context.attach("cognate/bits_per_byte", by_domain)
 
     def _preview(self, names: list[str]) -> float:
-        """Smallest ratio of the parents' mean bits per byte to those of their SLERP; ≥ 1 = they merge."""
+        """Smallest ratio of the parents' mean bits per byte to those of their SLERP; ≥ 1: they merge."""
         own = {n: self._bits(self._loaded(self.finished[n]["weights"], n), "selection")["bits_per_byte"] for n in names}
         ratios = []
         for first, second in pairwise(names):
