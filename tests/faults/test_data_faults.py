@@ -32,6 +32,10 @@ def test_missing_path(tmp_path):
     refused(tmp_path, tmp_path / "nowhere.txt", "does not exist")
 
 
+def test_a_world_that_does_not_exist(tmp_path):
+    refused(tmp_path, "poems=synthetic", "not 'poems'")
+
+
 def test_nothing_given(tmp_path):
     with pytest.raises(DataError, match="no data was given"):
         ingest([], tmp_path / "corpus", seed=1)
