@@ -67,7 +67,7 @@ def _tq2(digits: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 def _tq2_digits(packed: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     halves = packed.reshape(*packed.shape[:2], 2, 1, 32)
     shifts = np.arange(0, 8, 2, dtype=np.uint8).reshape(4, 1)
-    return (halves >> shifts & 3).reshape(*packed.shape[:2], BLOCK)
+    return (halves >> shifts & 3).astype(np.uint8).reshape(*packed.shape[:2], BLOCK)
 
 
 # Of the 256 weights of a TQ1_0 block: (first, end, bytes), and the digits that a byte of that part holds.
