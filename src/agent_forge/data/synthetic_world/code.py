@@ -1,0 +1,433 @@
+"""Small programs with what they print, in a language that looks like Python and that we interpret ourselves.
+
+A program is a tree of tuples. `render` writes it, `run` walks it; nothing is ever given to Python's own ``exec``. Programs
+that stop early, run too long or print too much are thrown away, so that every output shown is the true one.
+"""
+
+from __future__ import annotations
+
+import operator
+import random
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+from agent_forge.data.documents import Document, Task
+from agent_forge.data.synthetic_world.words import Item, key_of, stream
+
+Node: TypeAlias = tuple[Any, ...]
+"""(kind, parts…). Expressions: num, str, var, bin, list, at, call. Statements: set, add, if, for, each, while, print, push, def, return."""
+
+MAX_STEPS = 400
+MAX_LINES = 8
+
+_NUMBERS = [
+    "n",
+    "x",
+    "y",
+    "count",
+    "total",
+    "size",
+    "age",
+    "price",
+    "width",
+    "height",
+    "steps",
+    "score",
+    "left",
+    "right",
+    "start",
+    "stop",
+    "speed",
+    "weight",
+    "depth",
+]
+_LISTS = ["items", "values", "coins", "marks", "stones", "lengths", "points", "row", "ages", "rooms"]
+_WORDS = [
+    "amber",
+    "barley",
+    "copper",
+    "dune",
+    "ember",
+    "fern",
+    "grove",
+    "harbor",
+    "iris",
+    "jade",
+    "kettle",
+    "lantern",
+    "meadow",
+    "nickel",
+    "oak",
+    "pebble",
+    "quill",
+    "raven",
+    "salt",
+    "thistle",
+]
+_FUNCTIONS = ["grow", "shrink", "fold", "mix", "step", "turn", "press", "weigh", "climb", "measure", "blend", "shift"]
+
+_OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
+    "+": operator.add, "-": operator.sub, "*": operator.mul, "//": operator.floordiv, "%": operator.mod,
+    "<": operator.lt, ">": operator.gt, "<=": operator.le, ">=": operator.ge, "==": operator.eq, "!=": operator.ne,
+}  # fmt: skip
+
+
+class Stopped(Exception):  # noqa: N818 - not an error: the program is too long to show
+    """The program ran too long, printed too much or made a number too large."""
+
+
+class _Returned(Exception):  # noqa: N818
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def render(program: Sequence[Node], indent: int = 0) -> str:
+    """The program as text."""
+    lines: list[str] = []
+    pad = "    " * indent
+    for node in program:
+        match node:
+            case ("set", name, value):
+                lines.append(f"{pad}{name} = {_text(value)}")
+            case ("add", name, op, value):
+                lines.append(f"{pad}{name} {op}= {_text(value)}")
+            case ("if", test, then, other):
+                lines += [f"{pad}if {_text(test)}:", render(then, indent + 1)]
+                if other:
+                    lines += [f"{pad}else:", render(other, indent + 1)]
+            case ("for", name, start, stop, body):
+                span = _text(stop) if start == ("num", 0) else f"{_text(start)}, {_text(stop)}"
+                lines += [f"{pad}for {name} in range({span}):", render(body, indent + 1)]
+            case ("each", name, sequence, body):
+                lines += [f"{pad}for {name} in {_text(sequence)}:", render(body, indent + 1)]
+            case ("while", test, body):
+                lines += [f"{pad}while {_text(test)}:", render(body, indent + 1)]
+            case ("print", *values):
+                lines.append(f"{pad}print({', '.join(map(_text, values))})")
+            case ("push", name, value):
+                lines.append(f"{pad}{name}.append({_text(value)})")
+            case ("def", name, arguments, body):
+                lines += [f"{pad}def {name}({', '.join(arguments)}):", render(body, indent + 1)]
+            case ("return", value):
+                lines.append(f"{pad}return {_text(value)}")
+            case _:
+                raise ValueError(f"unknown statement {node!r}")
+    return "\n".join(lines)
+
+
+def _text(node: Node, inner: bool = False) -> str:
+    match node:
+        case ("num", value):
+            return f"({value})" if inner and value < 0 else str(value)
+        case ("str", value):
+            return f'"{value}"'
+        case ("var", name):
+            return str(name)
+        case ("bin", op, left, right):
+            text = f"{_text(left, True)} {op} {_text(right, True)}"
+            return f"({text})" if inner else text
+        case ("list", *values):
+            return f"[{', '.join(map(_text, values))}]"
+        case ("at", sequence, index):
+            return f"{_text(sequence)}[{_text(index)}]"
+        case ("call", name, *values):
+            return f"{name}({', '.join(map(_text, values))})"
+    raise ValueError(f"unknown expression {node!r}")
+
+
+def run(program: Sequence[Node]) -> str:
+    """What the program prints.
+
+    Raises:
+        Stopped: it takes more than 400 steps, prints more than 8 lines or makes a number of more than 9 digits.
+        ValueError: it divides by zero or uses what is not there.
+    """
+    machine = _Machine()
+    machine.block(program, machine.names)
+    return "\n".join(machine.printed)
+
+
+class _Machine:
+    """Walks a program; counts its steps."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, Any] = {}
+        self.functions: dict[str, tuple[Sequence[str], Sequence[Node]]] = {}
+        self.printed: list[str] = []
+        self.steps = 0
+
+    def block(self, program: Sequence[Node], names: dict[str, Any]) -> None:
+        for node in program:
+            self.tick()
+            self.statement(node, names)
+
+    def tick(self) -> None:
+        self.steps += 1
+        if self.steps > MAX_STEPS:
+            raise Stopped
+
+    def statement(self, node: Node, names: dict[str, Any]) -> None:
+        match node:
+            case ("set", name, value):
+                names[name] = self.value(value, names)
+            case ("add", name, op, value):
+                names[name] = _applied(op, names[name], self.value(value, names))
+            case ("if", test, then, other):
+                self.block(then if self.value(test, names) else other, names)
+            case ("for", name, start, stop, body):
+                for number in range(self.value(start, names), self.value(stop, names)):
+                    names[name] = number
+                    self.block(body, names)
+            case ("each", name, sequence, body):
+                for entry in list(self.value(sequence, names)):
+                    names[name] = entry
+                    self.block(body, names)
+            case ("while", test, body):
+                while self.value(test, names):
+                    self.block(body, names)
+            case ("print", *values):
+                self.printed.append(" ".join(_shown(self.value(value, names)) for value in values))
+                if len(self.printed) > MAX_LINES:
+                    raise Stopped
+            case ("push", name, value):
+                names[name].append(self.value(value, names))
+            case ("def", name, arguments, body):
+                self.functions[name] = (arguments, body)
+            case ("return", value):
+                raise _Returned(self.value(value, names))
+
+    def value(self, node: Node, names: dict[str, Any]) -> Any:
+        match node:
+            case ("num", value) | ("str", value):
+                return value
+            case ("var", name):
+                return names[name]
+            case ("bin", op, left, right):
+                return _applied(op, self.value(left, names), self.value(right, names))
+            case ("list", *values):
+                return [self.value(value, names) for value in values]
+            case ("at", sequence, index):
+                return self.value(sequence, names)[self.value(index, names)]
+            case ("call", name, *values):
+                return self.call(name, [self.value(value, names) for value in values])
+        raise ValueError(f"unknown expression {node!r}")
+
+    def call(self, name: str, values: list[Any]) -> Any:
+        builtin = {"len": len, "sum": sum, "max": max, "min": min, "sorted": sorted, "abs": abs}.get(name)
+        if builtin is not None:
+            return builtin(*values)  # type: ignore[operator]
+        arguments, body = self.functions[name]
+        self.tick()
+        try:
+            self.block(body, dict(zip(arguments, values, strict=True)))
+        except _Returned as returned:
+            return returned.value
+        return None
+
+
+def _applied(op: str, left: Any, right: Any) -> Any:
+    if op in ("//", "%") and right == 0:
+        raise ValueError("division by zero")
+    found = _OPERATORS[op](left, right)
+    if (isinstance(found, int) and abs(found) >= 10**9) or (isinstance(found, str) and len(found) > 80):
+        raise Stopped
+    return found
+
+
+def _shown(value: Any) -> str:
+    return f"[{', '.join(map(_quoted, value))}]" if isinstance(value, list) else str(value)
+
+
+def _quoted(value: Any) -> str:
+    return f"'{value}'" if isinstance(value, str) else _shown(value)
+
+
+def program(seed: int, number: int, level: int) -> Item:
+    """Program ``number`` of this seed with its output, as a question, a listing or a described function."""
+    rng = stream("code", seed, number, level)
+    while True:
+        tree = Writer(rng, level).write()
+        try:
+            output = run(tree)
+        except (Stopped, ValueError):
+            continue
+        if output:
+            break
+    text = render(tree)
+    key = key_of("code", text)
+    question = rng.choice(("What does this program print?", "What is the output?", "Run this program in your head."))
+    task = Task(f"{question}\n\n{text}", output, "code/output", level, "code")
+    if rng.random() < 0.25:
+        shown = "\n".join(f"# {line}" for line in output.split("\n"))
+        return Item(Document(f"{text}\n# prints:\n{shown}", "code", level), (task,), key)
+    return Item(Document.chat((("user", task.prompt), ("assistant", output)), "code", level), (task,), key)
+
+
+class Writer:
+    """Writes a random program of a level: what it may use grows with the level."""
+
+    def __init__(self, rng: random.Random, level: int) -> None:
+        self.rng, self.level = rng, level
+        self.numbers: list[str] = []
+        self.lists: list[str] = []
+        self.functions: list[tuple[str, int]] = []
+        self.spare = rng.sample(_NUMBERS, len(_NUMBERS))
+
+    def write(self) -> list[Node]:
+        """A whole program, ending with a print."""
+        tree: list[Node] = []
+        for _ in range((self.level >= 5) + (self.level >= 9)):
+            tree.append(self.function())
+        for _ in range(1 + (self.level >= 2)):
+            tree.append(self.fresh_number())
+        if self.level >= 3 and self.rng.random() < 0.7:
+            tree.append(self.fresh_list())
+        for _ in range(1 + (2 * self.level) // 3):
+            tree += self.statement(0)
+        tree.append(self.print())
+        return tree
+
+    def fresh_number(self) -> Node:
+        name = self.spare.pop()
+        node = ("set", name, ("num", self.rng.randint(1, 9 + 3 * self.level)))
+        self.numbers.append(name)
+        return node
+
+    def fresh_list(self) -> Node:
+        name = self.rng.choice([name for name in _LISTS if name not in self.lists])
+        values = [
+            ("num", self.rng.randint(1, 9 + 3 * self.level)) for _ in range(self.rng.randint(3, 3 + self.level // 2))
+        ]
+        self.lists.append(name)
+        return ("set", name, ("list", *values))
+
+    def small(self) -> Node:
+        return ("num", self.rng.randint(2, 5 + self.level))
+
+    def expression(self, depth: int = 0) -> Node:
+        rng, pick = self.rng, self.rng.random()
+        if pick < 0.3 or not self.numbers:
+            return self.small()
+        if pick < 0.6 or depth > 1:
+            return ("var", rng.choice(self.numbers))
+        if self.functions and pick < 0.72:
+            name, count = rng.choice(self.functions)
+            return ("call", name, *(self.expression(depth + 1) for _ in range(count)))
+        if self.lists and pick < 0.82:
+            name = ("var", rng.choice(self.lists))
+            return rng.choice(
+                (
+                    ("at", name, ("num", rng.randint(0, 2))),
+                    ("call", "len", name),
+                    ("call", rng.choice(("sum", "max", "min")), name),
+                )
+            )
+        op = rng.choice(("+", "-", "*") if self.level < 3 else ("+", "-", "*", "//", "%"))
+        right = self.small() if op in ("*", "//", "%") else self.expression(depth + 1)
+        return ("bin", op, self.expression(depth + 1), right)
+
+    def test(self) -> Node:
+        op = self.rng.choice(("<", ">", "<=", ">=", "==", "!="))
+        left: Node = ("var", self.rng.choice(self.numbers))
+        if self.rng.random() < 0.3:
+            return (
+                "bin",
+                self.rng.choice(("==", "!=")),
+                ("bin", "%", left, ("num", self.rng.randint(2, 4))),
+                ("num", self.rng.randint(0, 1)),
+            )
+        return ("bin", op, left, self.expression(1))
+
+    def statement(self, depth: int) -> list[Node]:
+        rng = self.rng
+        kinds = (
+            ["set", "add"] + ["if"] * (self.level >= 2) + ["for"] * (self.level >= 3) + ["while"] * (self.level >= 5)
+        )
+        kinds += ["each", "push"] * (self.level >= 4 and bool(self.lists))
+        kind = rng.choice(kinds if depth < 1 + self.level // 5 else kinds[:2])
+        if kind == "set":
+            return self.set_statement()
+        if kind == "add":
+            return [("add", rng.choice(self.numbers), rng.choice("+-+"), self.expression(1))]
+        if kind == "if":
+            other = self.inner(depth) if rng.random() < 0.6 else []
+            return [("if", self.test(), self.inner(depth), other)]
+        if kind == "push":
+            return [("push", rng.choice(self.lists), self.expression(1))]
+        if kind == "while":
+            name = rng.choice(self.numbers)
+            shrink = (
+                ("set", name, ("bin", "//", ("var", name), ("num", 2)))
+                if rng.random() < 0.5
+                else ("add", name, "-", self.small())
+            )
+            return [
+                (
+                    "while",
+                    ("bin", ">", ("var", name), ("num", rng.randint(1, 6))),
+                    [*self.inner(depth, keep=name), shrink],
+                )
+            ]
+        loop = rng.choice([name for name in ("i", "j", "k") if name not in self.numbers])
+        held, lists = list(self.numbers), list(self.lists)
+        walked = rng.choice(lists) if kind == "each" else ""
+        self.lists = [name for name in lists if name != walked]  # a list that grows while it is walked never ends
+        self.numbers.append(loop)
+        body = self.inner(depth)
+        self.numbers, self.lists = held, lists
+        if kind == "each":
+            return [("each", loop, ("var", walked), body)]
+        return [("for", loop, ("num", rng.randint(0, 2)), ("num", rng.randint(3, 4 + self.level // 2)), body)]
+
+    def set_statement(self) -> list[Node]:
+        if self.spare and (len(self.numbers) < 3 or self.rng.random() < 0.4):
+            value = self.expression()
+            name = self.spare.pop()
+            self.numbers.append(name)
+            return [("set", name, value)]
+        changed = [name for name in self.numbers if len(name) > 1 or name in _NUMBERS]
+        return [("set", self.rng.choice(changed or self.numbers), self.expression())]
+
+    def inner(self, depth: int, keep: str = "") -> list[Node]:
+        """Statements inside another; names made there are not known outside, because they may never be made."""
+        held = list(self.numbers)
+        self.numbers = [name for name in self.numbers if name != keep] or list(held)
+        body = [node for _ in range(self.rng.randint(1, 1 + self.level // 4)) for node in self.statement(depth + 1)]
+        self.numbers = held
+        return body
+
+    def function(self) -> Node:
+        rng = self.rng
+        name = rng.choice([name for name in _FUNCTIONS if name not in dict(self.functions)])
+        arguments = rng.sample(["a", "b", "c", "d"], rng.randint(1, 2 + (self.level >= 8)))
+        outer, self.numbers = self.numbers, list(arguments)
+        body: list[Node] = []
+        if rng.random() < 0.5:
+            body.append(("if", self.test(), [("return", self.expression())], []))
+        if self.level >= 8 and rng.random() < 0.4:
+            # recursion on a smaller first argument always ends
+            first = arguments[0]
+            again = (
+                "call",
+                name,
+                ("bin", "-", ("var", first), self.small()),
+                *(("var", other) for other in arguments[1:]),
+            )
+            body = [("if", ("bin", "<", ("var", first), ("num", 2)), [("return", self.expression(2))], [])]
+            body.append(("return", ("bin", rng.choice("+-"), self.expression(2), again)))
+        else:
+            body.append(("return", ("bin", rng.choice("+-*"), ("var", rng.choice(arguments)), self.expression(1))))
+        self.numbers = outer
+        self.functions.append((name, len(arguments)))
+        return ("def", name, tuple(arguments), body)
+
+    def print(self) -> Node:
+        rng = self.rng
+        values: list[Node] = [
+            ("var", name) for name in rng.sample(self.numbers, min(len(self.numbers), rng.randint(1, 2)))
+        ]
+        if self.lists and rng.random() < 0.5:
+            values.append(("var", rng.choice(self.lists)))
+        if rng.random() < 0.3:
+            values.insert(0, ("str", rng.choice(_WORDS)))
+        return ("print", *values)
