@@ -81,16 +81,19 @@ class Recovery:
         )
         self._tables = {name: parameters[name] for name in self.protected}
 
-    def step(self, batch: Mapping[str, Tensor], *, rate: float, blends: Mapping[str, float]) -> dict[str, float]:
+    def step(
+        self, batch: Mapping[str, Tensor], *, rate: float, blends: Mapping[str, float], watch: bool = False
+    ) -> dict[str, float]:
         """One update.
 
         Args:
             batch: ``input_ids`` and ``labels`` [B, T] (unshifted, −100 = ignored), more is handed on if it is taken.
             rate: factor on the peak learning rates.
             blends: λ by layer for layers that are not at 1.
+            watch: measures the share of latent weights with a gradient too.
 
         Returns:
-            Figures of this step: losses, and the share of latent weights with a gradient.
+            Figures of this step.
         """
         for name, layer in ternary_linears(self.student).items():
             layer.blend = blends.get(name, 1.0)
@@ -98,7 +101,8 @@ class Recovery:
         loss, parts = self.loss(batch)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        parts["bitnet/gradient_share"] = gradient_share(self.student)
+        if watch:
+            parts["bitnet/gradient_share"] = gradient_share(self.student)
         self.optimizer.step()
         with torch.no_grad():
             for name, (rows, values) in self.protected.items():
