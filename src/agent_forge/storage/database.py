@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
@@ -112,9 +112,13 @@ class Database:
     def checkpoint(self) -> None:
         """Moves the write-ahead log into the database file."""
         if self.is_sqlite:
-            with readable_errors(self.url), self.write_lock(), self.engine.connect() as connection:
-                connection.execution_options(isolation_level="AUTOCOMMIT")
-                connection.execute(text("PRAGMA wal_checkpoint(TRUNCATE)"))
+            with readable_errors(self.url), self.write_lock():
+                # The driver's own connection: SQLAlchemy would open a transaction first, and that refuses a checkpoint.
+                connection = self.engine.raw_connection()
+                try:
+                    connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                finally:
+                    connection.close()
 
     def close(self) -> None:
         """Closes every connection, alone among all writers (the last one to close checkpoints)."""

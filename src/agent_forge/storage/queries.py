@@ -136,6 +136,20 @@ def unreachable_artifacts(connection: Connection) -> list[str]:
     return list(connection.scalars(select(ArtifactTable.digest).where(ArtifactTable.digest.not_in(named))))
 
 
+def manifests_without(connection: Connection, sessions: Sequence[str]) -> list[tuple[str, str]]:
+    """Digest and manifest of every artifact that would still be named if these sessions were gone."""
+    query = select(ArtifactTable.digest, ArtifactTable.manifest)
+    if sessions:
+        named = (
+            select(HandoffTable.digest)
+            .join(PhaseRunTable, PhaseRunTable.id == HandoffTable.phase_run_id)
+            .join(SessionTable, SessionTable.id == PhaseRunTable.session_id)
+            .where(SessionTable.name.not_in(sessions))
+        )
+        query = query.where(ArtifactTable.digest.in_(named))
+    return [(digest, manifest) for digest, manifest in connection.execute(query)]
+
+
 def finish(connection: Connection, phase_run_id: int, status: str, **values: Any) -> None:
     """Ends a running phase run and leaves an event. Raises ValueError when it is not running."""
     if status not in PHASE_RUN_STATUSES:
