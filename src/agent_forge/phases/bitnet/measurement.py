@@ -57,7 +57,9 @@ def measure(
         "bitnet/bits_per_byte": kept.bits_per_byte,
         "bitnet/bits_per_byte_ratio": kept.bits_per_byte / kept.reference_bits_per_byte,
         "bitnet/kl_nats": kept.kl_nats,
-        "bitnet/round_trip_bits_per_byte_gap": abs(test_bits_per_byte(config, packed, tokenizer, corpus) - trained_bits),
+        "bitnet/round_trip_bits_per_byte_gap": abs(
+            test_bits_per_byte(config, packed, tokenizer, corpus) - trained_bits
+        ),
     }
 
 
