@@ -23,6 +23,9 @@ def disturbed(config: CognateConfig, seed: int = 0) -> CognateForCausalLM:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.08)
+        if model.halting is not None:
+            # about half of the positions stop at each step
+            model.halting.projection.bias.zero_()
     return model.eval()
 
 

@@ -158,6 +158,10 @@ class Visibility:
             chosen = x.gather(2, index[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))
         return torch.cat([chosen, x[:, :, near:stop]], 2)
 
+    def at(self, chosen: Tensor) -> ChosenQueries:
+        """The same rules for some of the queries only: ``chosen`` [B, A] indices among them."""
+        return ChosenQueries(self, chosen)
+
     def _bounds(self, block: int) -> tuple[int, int, int]:
         start = block * self.window
         return start, min(start + self.window, self.num_queries), max(0, start - self.window)
@@ -204,13 +208,43 @@ class Visibility:
         return mask.masked_fill_(~visible, float("-inf"))[:, None]
 
 
+class ChosenQueries:
+    """Visibility for some queries of a pass, against all keys; queries go in blocks of one window."""
+
+    is_causal = False
+
+    def __init__(self, whole: Visibility, chosen: Tensor) -> None:
+        self.whole, self.rows, self.window = whole, chosen + whole.past, whole.window
+        self.sees_all = whole.sees_all
+        self.is_blocked = chosen.shape[1] > whole.window
+        self._masks: dict[Any, Tensor] = {}
+
+    def mask(self, dtype: torch.dtype) -> Tensor:
+        """Additive mask [B, 1, A, keys]."""
+        return self._mask(self.rows, (None, dtype))
+
+    def block_mask(self, block: int, dtype: torch.dtype) -> Tensor:
+        """Additive mask of one block of chosen queries."""
+        return self._mask(self.rows[:, block * self.window : (block + 1) * self.window], (block, dtype))
+
+    def block_keys(self, block: int, x: Tensor) -> Tensor:
+        """All keys: chosen queries may stand anywhere."""
+        return x
+
+    def _mask(self, rows: Tensor, key: tuple[int | None, torch.dtype]) -> Tensor:
+        if key not in self._masks:
+            columns = torch.arange(self.whole.num_keys, device=rows.device)[None]
+            self._masks[key] = self.whole._additive(rows, columns, key[1])
+        return self._masks[key]
+
+
 def _take(values: Tensor, index: Tensor) -> Tensor:
     if values.shape[0] == 1 or index.shape[0] == 1:
         return values[:, index[0]] if index.shape[0] == 1 else values[0][index]
     return values.gather(1, index)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, visibility: Visibility) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, visibility: Visibility | ChosenQueries) -> Tensor:
     """Attention of ``query`` [B, H, T, D] over ``key`` and ``value`` [B, H', S, D]; gives [B, H, T, D]."""
     grouped = query.shape[1] != key.shape[1]
     if visibility.is_causal or visibility.sees_all:

@@ -8,31 +8,29 @@ configuration switches off has no module, no parameter and no branch at work.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
 from transformers import initialization as init
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from agent_forge.model.attention import (
     Attention,
     TokenLayout,
     Visibility,
-    attend,
     document_positions,
     rotary_table,
 )
+from agent_forge.model.block import CognateBlock, Pass
 from agent_forge.model.cache import CognateCache
 from agent_forge.model.config import CognateConfig
 from agent_forge.model.convolution import Crossings, ShortConvolution
-from agent_forge.model.gate import MemoryGate, gate_statistics
-from agent_forge.model.memory import EmaMemory
+from agent_forge.model.halting import CALIBRATION_START, HaltingHead, halting_statistics, halting_steps
 from agent_forge.model.norm import RMSNorm, compute_dtype
+from agent_forge.model.recursion import Recursion, refine, refine_until_halted
 
 
 @dataclass
@@ -71,100 +69,6 @@ class Features:
     layout: TokenLayout
 
 
-@dataclass
-class Pass:
-    """What all blocks of one forward pass share."""
-
-    layout: TokenLayout
-    table: tuple[Tensor, Tensor]
-    visibility: Visibility
-    crossings: Crossings
-    cache: CognateCache | None
-    watch: bool = False
-    gates: list[dict[str, Tensor]] = field(default_factory=list)
-
-    def states(self, slot: int) -> dict[str, Any] | None:
-        """Small states of a cache slot; None without a cache."""
-        return None if self.cache is None else self.cache.layers[slot].states  # type: ignore[union-attr]
-
-    def remember(self, slot: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """All keys and values of a slot, these ones last."""
-        return (key, value) if self.cache is None else self.cache.layers[slot].update(key, value)  # type: ignore[return-value]
-
-
-class SwiGLU(nn.Module):
-    """down(silu(gate(x)) ⊙ up(x)); Shazeer 2020, arXiv:2002.05202."""
-
-    def __init__(self, hidden_size: int, intermediate_size: int) -> None:
-        super().__init__()
-        self.gate_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
-        self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
-        self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)
-        self.down_proj.starts_as = "output"  # type: ignore[assignment]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, T, hidden] → the same."""
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
-
-
-class CognateBlock(GradientCheckpointingLayer):
-    """One layer: attention with its memory, then the SwiGLU."""
-
-    def __init__(self, config: CognateConfig, index: int) -> None:
-        super().__init__()
-        size, width = config.hidden_size, config.short_convolution
-        self.index = index
-        self.attention_norm = RMSNorm(size, config.rms_norm_eps)
-        self.attention_conv = ShortConvolution(size, width) if width else None
-        self.attention = Attention(
-            size,
-            config.num_attention_heads,
-            int(config.num_key_value_heads or config.num_attention_heads),
-            qk_norm=config.qk_norm,
-            value_residual=config.value_residual and index > 0,
-            eps=config.rms_norm_eps,
-        )
-        self.memory = make_memory(config)
-        self.gate = MemoryGate(size, config.gate_size) if config.has_gate else None
-        self.mlp_norm = RMSNorm(size, config.rms_norm_eps)
-        self.mlp_conv = ShortConvolution(size, width) if width else None
-        self.mlp = SwiGLU(size, config.intermediate_size)
-
-    def forward(self, x: Tensor, shared: Pass, first_values: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Gives the stream [B, T, hidden] and this layer's values (for the value residual)."""
-        states = shared.states(self.index)
-        h = self.attention_norm(x)
-        if self.attention_conv is not None:
-            h = self.attention_conv(h, shared.crossings, states, "attention_conv")
-        values = self.attention.values(h, first_values)
-        key, value = shared.remember(self.index, self.attention.keys(h, shared.table), values)
-        mixed = self.attention.output(attend(self.attention.queries(h, shared.table), key, value, shared.visibility))
-        if self.memory is not None:
-            mixed = self._with_memory(mixed, h, shared, states)
-        x = x + mixed
-        h = self.mlp_norm(x)
-        if self.mlp_conv is not None:
-            h = self.mlp_conv(h, shared.crossings, states, "mlp_conv")
-        return x + self.mlp(h), values
-
-    def _with_memory(self, attended: Tensor, h: Tensor, shared: Pass, states: dict[str, Any] | None) -> Tensor:
-        assert self.memory is not None
-        remembered = self.memory(h, shared.layout, states)
-        if self.gate is None:
-            return attended + remembered
-        mixed, gate = self.gate(attended, remembered)
-        if shared.watch:
-            shared.gates.append(gate_statistics(gate, shared.layout.valid))
-        return mixed
-
-
-def make_memory(config: CognateConfig) -> nn.Module | None:
-    """The memory that the configuration names, or None."""
-    if config.memory == "off":
-        return None
-    return EmaMemory(config.hidden_size, config.memory_size)
-
-
 class CognatePreTrainedModel(PreTrainedModel):
     """Initial values of every parameter: those that loading does not find in a file are set by this."""
 
@@ -188,6 +92,9 @@ class CognatePreTrainedModel(PreTrainedModel):
         elif isinstance(module, Attention) and module.value_mix is not None:
             if not getattr(module.value_mix, "_is_hf_initialized", False):
                 module.value_mix.copy_(torch.tensor([1.0, 0.0]))
+        elif isinstance(module, HaltingHead):
+            init.constant_(module.step_accuracy, CALIBRATION_START)
+            init.constant_(module.step_rate, CALIBRATION_START)
         elif isinstance(module, nn.Embedding):
             init.normal_(module.weight, std=config.initializer_range)
         elif isinstance(module, nn.Linear):
@@ -282,13 +189,17 @@ class CognateForCausalLM(CognatePreTrainedModel, GenerationMixin):
     def __init__(self, config: CognateConfig) -> None:
         super().__init__(config)
         self.model = CognateModel(config)
+        self.recursion = Recursion(config) if config.has_recursion else None
+        self.halting = HaltingHead(config.hidden_size, config.recursion_steps) if config.has_halting else None
+        if self.halting is not None:
+            self.halting.shifts = not config.stateless_mode
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
     @property
     def num_slots(self) -> int:
         """Attentions that a cache must hold."""
-        return self.config.num_hidden_layers
+        return self.config.num_hidden_layers + int(self.config.has_recursion)
 
     def make_cache(self) -> CognateCache:
         """An empty decode cache for this model."""
@@ -310,6 +221,8 @@ class CognateForCausalLM(CognatePreTrainedModel, GenerationMixin):
         inputs_embeds: Tensor | None = None,
         past_key_values: CognateCache | None = None,
         output_statistics: bool = False,
+        steps: int | None = None,
+        halt: bool = False,
     ) -> Features:
         """Features of every step of the recursion, before the head.
 
@@ -321,6 +234,8 @@ class CognateForCausalLM(CognatePreTrainedModel, GenerationMixin):
             inputs_embeds: [B, T, hidden] instead of ``input_ids``.
             past_key_values: cache to read and extend.
             output_statistics: measure gate and halting as well.
+            steps: predictions per token; None = ``recursion_steps``. Fewer or more than trained may be asked for.
+            halt: stop each position where the halting head says so, and give only the final answers.
 
         Raises:
             ValueError: unless exactly one of ``input_ids`` and ``inputs_embeds`` is given.
@@ -331,10 +246,28 @@ class CognateForCausalLM(CognatePreTrainedModel, GenerationMixin):
         layout = self.model.layout(x, attention_mask, position_ids, document_ids, past_key_values)
         shared = self.model.begin(layout, x, past_key_values, output_statistics)
         stream = self.model(x, shared)
-        steps = [self.model.norm(stream)]
+        found = self._refined(self.model.norm(stream), shared, steps, halt and self.halting is not None)
         if past_key_values is not None:
             past_key_values.prune()
-        return Features(steps, [], _statistics(shared), past_key_values, layout)
+        return found
+
+    def _refined(self, x: Tensor, shared: Pass, steps: int | None, halt: bool) -> Features:
+        """The recursion, where there is one, and the statistics."""
+        statistics = _gate_statistics(shared)
+        count = self.config.recursion_steps if steps is None else steps
+        if self.recursion is None or (count < 2 and shared.cache is None):
+            return Features([x], [], statistics, shared.cache, shared.layout)
+        if halt and self.halting is not None:
+            answer, taken, logits = refine_until_halted(
+                self.recursion, self.halting, x, shared, count, self.config.halting_threshold
+            )
+            found = [answer]
+        else:
+            found, logits = refine(self.recursion, self.halting, x, shared, count)
+            taken = halting_steps(logits, self.config.halting_threshold) if logits else None
+        if shared.watch and taken is not None:
+            statistics |= halting_statistics(taken, logits, shared.layout.valid)
+        return Features(found, logits, statistics, shared.cache, shared.layout)
 
     def forward(
         self,
@@ -348,6 +281,7 @@ class CognateForCausalLM(CognatePreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         output_statistics: bool = False,
+        steps: int | None = None,
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> CognateOutput | tuple[Any, ...]:
@@ -368,6 +302,8 @@ class CognateForCausalLM(CognatePreTrainedModel, GenerationMixin):
             inputs_embeds=inputs_embeds,
             past_key_values=cache,
             output_statistics=output_statistics,
+            steps=steps,
+            halt=not self.training and labels is None,
         )
         hidden = found.steps[-1]
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -395,7 +331,7 @@ class CognateForCausalLM(CognatePreTrainedModel, GenerationMixin):
         return self.make_cache()
 
 
-def _statistics(shared: Pass) -> dict[str, Tensor]:
+def _gate_statistics(shared: Pass) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     if shared.gates:
         for name in shared.gates[0]:
