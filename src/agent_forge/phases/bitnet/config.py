@@ -26,7 +26,7 @@ class BitnetConfig(BaseModel):
     )
     activation_bits: Literal[0, 8] = Field(8, description="Bits of activations, absmax per token; 0 = not rounded.")
     embedding_bits: Literal[8, 16, 32] = Field(
-        8, description="Bits of embedding and head in the packed file; special rows always stay in fp32."
+        8, description="Bits of embedding, head and gates in the packed file; special rows always stay as they are."
     )
     calibration_samples: int = Field(512, ge=1, description="Windows of the training split to measure layers on.")
     stages: int = Field(

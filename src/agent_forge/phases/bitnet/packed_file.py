@@ -7,7 +7,8 @@ form       tensors in the file
 =========  =========================================================================================
 ternary    ``NAME.codes`` base-3 bytes, ``NAME.scale`` fp16 [out or 1, groups]
 bits2/4    ``NAME.codes`` packed codes, ``NAME.scale``: layers that were kept higher
-int8       ``NAME.codes`` int8 [rows, d], ``NAME.scale`` fp16 [rows, 1], ``NAME.special`` rows as they were
+int8       ``NAME.codes`` int8 [rows, d], ``NAME.scale`` fp16 [rows, 1], ``NAME.special`` rows as they were:
+           embeddings, head, and other large matrices that are not ternary (gates)
 fp16_rows  ``NAME.codes`` fp16 [rows, d], ``NAME.special`` rows as they were
 plain      ``NAME``, in fp16 where that loses nothing
 =========  =========================================================================================
@@ -46,20 +47,22 @@ from agent_forge.phases.bitnet.pack_base3 import pack_base3, pack_bits, unpack_b
 PACKED = "packed.safetensors"
 _ROWS = Layout(PER_ROW, EIGHT_BITS)
 # Smaller tensors (norms, biases) stay as they are: there is nothing to gain.
-_SMALL = 4096
+_SMALL = 1024
+# A row of fewer columns would spend too much of its bytes on its scale.
+_FEWEST_COLUMNS = 64
 
 
 @torch.no_grad()
 def round_for_packing(
     model: nn.Module, tables: Mapping[str, Tensor], special_rows: Sequence[int], *, embedding_bits: int = 8
 ) -> None:
-    """Rounds in place what is not ternary: tables to int8 per row or fp16, other large tensors to fp16.
+    """Rounds in place what is not ternary: matrices to int8 per row or fp16, other large tensors to fp16.
 
     Args:
         model: with frozen ternary layers.
         tables: its embedding and head parameters by name.
         special_rows: rows of the tables that are not touched.
-        embedding_bits: 8, 16 or 32 for the tables.
+        embedding_bits: 8, 16 or 32 for tables and other matrices that are not ternary.
 
     Raises:
         ValueError: other ``embedding_bits``.
@@ -75,7 +78,7 @@ def round_for_packing(
             _round_table(parameter, embedding_bits)
             parameter[list(special_rows)] = before
         elif parameter.numel() > _SMALL:
-            _round_half(parameter)
+            _round_table(parameter, embedding_bits if _wide(parameter) else max(16, embedding_bits))
 
 
 def write_packed(model: nn.Module, path: Path, tables: Mapping[str, Tensor], special_rows: Sequence[int]) -> int:
@@ -93,8 +96,8 @@ def write_packed(model: nn.Module, path: Path, tables: Mapping[str, Tensor], spe
         value = tensor.detach().cpu()
         if name in frozen:
             entries[name] = _store_layer(stored, name, value, frozen[name].layout)
-        elif name in tables:
-            entries[name] = _store_table(stored, name, value, special_rows)
+        elif name in tables or _wide(value):
+            entries[name] = _store_table(stored, name, value, special_rows if name in tables else ())
         else:
             entries[name] = _store_plain(stored, name, value)
     header = {"format_version": 1, "activation_bits": max(activation_bits), "tensors": entries}
@@ -131,6 +134,10 @@ def _round_table(table: Tensor, bits: int) -> None:
         # Rows too small for an fp16 scale would vanish; such a table keeps its 16 bits.
         vanished = bool(((scale == 0) & (table.abs().amax(-1, keepdim=True) > 0)).any())
         _round_half(table) if vanished else table.copy_(dequantize(codes, scale, _ROWS))
+
+
+def _wide(tensor: Tensor) -> bool:
+    return tensor.ndim == 2 and tensor.numel() > _SMALL and tensor.shape[1] >= _FEWEST_COLUMNS
 
 
 def _round_half(tensor: Tensor) -> None:
