@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 import traceback
+from typing import Any
 
-import click
 import typer
 
 from agent_forge import __version__
 from agent_forge.cli import alone, models, registry, run
 from agent_forge.errors import ForgeError
+
+# The parser's own errors; typer 0.29 carries its parser inside, so the class is reached through what it exports.
+_USAGE_ERRORS: tuple[Any, ...] = (typer.BadParameter.__mro__[2],)
 
 app = typer.Typer(
     name="agent-forge",
@@ -49,10 +52,10 @@ def main() -> None:
     except ForgeError as error:
         _say(error)
         sys.exit(error.exit_code)
-    except click.ClickException as error:
+    except _USAGE_ERRORS as error:
         error.show()
         sys.exit(2)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         print("stopped", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:

@@ -17,7 +17,7 @@ from agent_forge.errors import SessionBusy
 from agent_forge.pipeline.memory_context import named_generator
 from agent_forge.storage.checkpoints import load_newest, save_state
 from agent_forge.storage.home import Home
-from agent_forge.tracking import Tracker
+from agent_forge.tracking.local_store import LocalStore
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +46,7 @@ class WorkerContext:
         self.attachments: dict[str, Any] = {}
         self.warnings: list[dict[str, Any]] = []
         self._lock = FileLock(self._folder / "lock")
-        self._tracker = Tracker(self._home.metrics_path(order.session, order.phase, order.fingerprint))
+        self._tracker = LocalStore(self._home.metrics_path(order.session, order.phase, order.fingerprint))
         self._last_progress = 0.0
 
     def __enter__(self) -> WorkerContext:
