@@ -20,9 +20,7 @@ def by_loop(x, weight, documents):
 
 
 @pytest.mark.parametrize("width", [1, 2, 4, 12])
-@pytest.mark.parametrize(
-    "documents", [None, torch.tensor([[0, 0, 1, 2, 2, 2, 2, 2, 2], [5, 5, 5, 5, 5, 5, 5, 6, -1]])]
-)
+@pytest.mark.parametrize("documents", [None, torch.tensor([[0, 0, 1, 2, 2, 2, 2, 2, 2], [5, 5, 5, 5, 5, 5, 5, 6, -1]])])
 def test_values_and_gradients_equal_a_loop(width, documents):
     torch.manual_seed(0)
     module = ShortConvolution(6, width).double()
