@@ -64,6 +64,17 @@ class Artifact:
         """Sum of the sizes of all files."""
         return sum(size for _, size in self.files.values())
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; `from_json` is the inverse."""
+        files = {name: list(entry) for name, entry in self.files.items()}
+        return {"kind": self.kind, "files": files, "facts": dict(self.facts)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Artifact:
+        """The inverse of `to_json`."""
+        files = {name: (str(entry[0]), int(entry[1])) for name, entry in value["files"].items()}
+        return cls(value["kind"], files, dict(value["facts"]))
+
 
 Artifacts: TypeAlias = Mapping[str, "Artifact | tuple[Artifact, ...]"]
 """Artifacts by handoff name; a tuple where the kind is plural."""

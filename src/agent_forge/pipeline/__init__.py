@@ -1,0 +1,1 @@
+"""Plan, run, judge and show: what turns phases into a pipeline."""

@@ -1,0 +1,1 @@
+"""Phase 4: 1.58-bit weights."""

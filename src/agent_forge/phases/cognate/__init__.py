@@ -1,0 +1,1 @@
+"""Phase 1: pretraining of TRM × Titans-MAG models."""

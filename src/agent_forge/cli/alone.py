@@ -1,0 +1,119 @@
+"""`merge`, `quantize`, `compress`, `export`: single phases on any checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+
+from agent_forge.cli.options import HomeOption, JsonOption, SetOption, home_path, print_json
+from agent_forge.errors import ConfigError
+
+OutFolder = Annotated[Path, typer.Option("--out", help="Folder to write; it must not exist yet.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Registers the commands."""
+    app.command()(merge)
+    app.command()(quantize)
+    app.command()(compress)
+    app.command()(export)
+
+
+def merge(
+    models: Annotated[list[str], typer.Argument(help="Checkpoint folders, or one YAML file.")],
+    out: OutFolder,
+    base: Annotated[str | None, typer.Option("--base", help="The common ancestor (for ties and dare).")] = None,
+    method: Annotated[str, typer.Option("--method", help="linear, slerp, ties, dare_ties, dare_linear, …")] = "linear",
+    set_: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Merge checkpoints of one architecture, one tensor at a time."""
+    from agent_forge.phases.evomerge.merge_checkpoints import merge_folders, merge_yaml
+
+    if len(models) == 1 and models[0].endswith((".yml", ".yaml")):
+        facts = merge_yaml(Path(models[0]), out)
+    else:
+        facts = merge_folders(
+            [Path(model) for model in models],
+            out,
+            method=method,
+            base=Path(base) if base else None,
+            **_keyword_values(set_),
+        )
+    _tell(facts, as_json, f"wrote {out}")
+
+
+def quantize(
+    model: Annotated[str, typer.Argument(help="Checkpoint folder, session or digest.")],
+    out: OutFolder,
+    data: Annotated[list[str] | None, typer.Option("--data", help="Text for calibration and recovery.")] = None,
+    set_: SetOption = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make the body of a model ternary (1.58 bits a weight)."""
+    from agent_forge.phases.bitnet.alone import quantize_folder
+    from agent_forge.pipeline.resolve import resolve_model
+
+    facts = quantize_folder(resolve_model(model, home_path(home)), out, sources=data or (), **_keyword_values(set_))
+    _tell(facts, as_json, f"wrote {out}")
+
+
+def compress(
+    model: Annotated[str, typer.Argument(help="Checkpoint folder, session or digest.")],
+    out: Annotated[Path, typer.Option("--out", help="The .forge file to write.")],
+    max_bytes: Annotated[int | None, typer.Option("--max-bytes", min=1, help="Largest size that is wanted.")] = None,
+    min_retention: Annotated[
+        float | None, typer.Option("--min-retention", min=0.0, max=1.0, help="Smallest retention that is wanted.")
+    ] = None,
+    data: Annotated[list[str] | None, typer.Option("--data", help="Text to measure on.")] = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make one small file of a model."""
+    from agent_forge.phases.compression.alone import compress_folder
+    from agent_forge.pipeline.resolve import resolve_model
+
+    if max_bytes is not None and min_retention is not None:
+        raise ConfigError("choose one of --max-bytes and --min-retention: each decides the other")
+    folder = resolve_model(model, home_path(home))
+    facts = compress_folder(folder, out, max_bytes=max_bytes, min_retention=min_retention, sources=data or ())
+    _tell(facts, as_json, f"wrote {out}")
+
+
+def export(
+    model: Annotated[str, typer.Argument(help="Checkpoint folder, session or digest.")],
+    to: Annotated[str, typer.Option("--to", help="hf, hf-bitnet or gguf.")],
+    out: OutFolder,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a model in a format of the neighbours, and say how equal it is."""
+    from agent_forge.phases.bitnet.export import export_folder
+    from agent_forge.pipeline.resolve import resolve_model
+
+    facts = export_folder(resolve_model(model, home_path(home)), out, to=to)
+    _tell(facts, as_json, f"wrote {out}")
+
+
+def _keyword_values(settings: list[str] | None) -> dict[str, object]:
+    values: dict[str, object] = {}
+    for setting in settings or ():
+        key, separator, text = setting.partition("=")
+        if not separator:
+            raise ConfigError(f"--set takes key=value, and got {setting!r}")
+        values[key] = yaml.safe_load(text)
+    return values
+
+
+def _tell(facts: dict[str, object], as_json: bool, sentence: str) -> None:
+    if as_json:
+        print_json(facts)
+        return
+    typer.echo(sentence)
+    for name, value in facts.items():
+        if isinstance(value, int | float | str):
+            typer.echo(f"  {name}: {value}")

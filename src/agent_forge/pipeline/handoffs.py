@@ -1,0 +1,111 @@
+"""Handoff rules: what must be true of the files at each seam. Presets name them per phase.
+
+Each rule is one small function whose message says what to do; `RULES` is the readable table.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from agent_forge.contract import Artifact, Artifacts, many
+from agent_forge.errors import HandoffError
+
+
+class _Paths(Protocol):
+    def path(self, artifact: Artifact) -> Any: ...
+
+
+def _models(outputs: Artifacts) -> list[tuple[str, Artifact]]:
+    return [
+        (name, artifact)
+        for name in outputs
+        for artifact in many(outputs, name)
+        if artifact.kind == "checkpoint" or artifact.kind == "checkpoints"
+    ]
+
+
+def three_specialists(outputs: Artifacts, context: _Paths) -> None:
+    """Exactly three specialists and one trunk."""
+    found = len(many(outputs, "specialists"))
+    if found != 3 or "trunk" not in outputs:
+        raise HandoffError(f"phase cognate gave {found} specialists and {'a' if 'trunk' in outputs else 'no'} trunk")
+
+
+def same_architecture(outputs: Artifacts, context: _Paths) -> None:
+    """All checkpoints have the same config.json, apart from names and versions."""
+    seen: dict[str, str] = {}
+    for name, artifact in _models(outputs):
+        config = json.loads((context.path(artifact) / "config.json").read_text(encoding="utf-8"))
+        text = json.dumps({k: v for k, v in sorted(config.items()) if not k.startswith(("_", "transformers"))})
+        seen[text] = name
+    if len(seen) > 1:
+        raise HandoffError(f"the checkpoints of {', '.join(sorted(seen.values()))} have different config.json")
+
+
+def same_tokenizer(outputs: Artifacts, context: _Paths) -> None:
+    """All checkpoints have a tokenizer.json of the same digest."""
+    seen = {artifact.files.get("tokenizer.json", ("missing", 0))[0]: name for name, artifact in _models(outputs)}
+    if len(seen) > 1 or "missing" in seen:
+        raise HandoffError(f"the tokenizers of the checkpoints differ or are missing: {sorted(seen)}")
+
+
+def different_weights(outputs: Artifacts, context: _Paths) -> None:
+    """No two checkpoints have the same weights."""
+    digests = [artifact.files["model.safetensors"][0] for _, artifact in _models(outputs)]
+    if len(set(digests)) < len(digests):
+        raise HandoffError("two checkpoints have identical weights; raise cognate's branch tokens or its learning rate")
+
+
+def has_facts(*names: str) -> Callable[[Artifacts, _Paths], None]:
+    """A rule: every specialist carries these facts."""
+
+    def rule(outputs: Artifacts, context: _Paths) -> None:
+        group = "specialists" if "specialists" in outputs else "model"
+        for artifact in many(outputs, group):
+            absent = [name for name in names if name not in artifact.facts]
+            if absent:
+                raise HandoffError(f"a checkpoint of {group} lacks the facts {', '.join(absent)}")
+
+    return rule
+
+
+def exactly_ternary(outputs: Artifacts, context: _Paths) -> None:
+    """Every quantized tensor on disk holds γ·{−1, 0, 1} and nothing else."""
+    from agent_forge.model.ternary import is_exactly_ternary
+
+    for artifact in many(outputs, "model"):
+        if not is_exactly_ternary(context.path(artifact)):
+            raise HandoffError("the checkpoint of phase bitnet holds a quantized tensor with more than three values")
+
+
+def one_forge_file(outputs: Artifacts, context: _Paths) -> None:
+    """The agent is one `.forge` file."""
+    for artifact in many(outputs, "agent"):
+        if [name for name in artifact.files if name.endswith(".forge")] != list(artifact.files):
+            raise HandoffError(f"the agent should be one .forge file, and has {', '.join(artifact.files)}")
+
+
+RULES: Mapping[str, Callable[[Artifacts, _Paths], None]] = {
+    "three_specialists": three_specialists,
+    "same_architecture": same_architecture,
+    "same_tokenizer": same_tokenizer,
+    "different_weights": different_weights,
+    "specialist_facts": has_facts("specialization", "final_loss", "seed", "param_count", "tokens_seen", "data_digest"),
+    "champion_facts": has_facts("fitness", "merge_technique", "generations"),
+    "exactly_ternary": exactly_ternary,
+    "one_forge_file": one_forge_file,
+}
+
+
+def check_handoffs(names: tuple[str, ...], outputs: Artifacts, context: _Paths) -> None:
+    """Applies the named rules.
+
+    Raises:
+        HandoffError: the first rule that does not hold, or an unknown rule.
+    """
+    for name in names:
+        if name not in RULES:
+            raise HandoffError(f"unknown handoff rule {name!r}; rules: {', '.join(RULES)}")
+        RULES[name](outputs, context)

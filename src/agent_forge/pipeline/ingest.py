@@ -1,0 +1,57 @@
+"""Step 0 of every plan: text sources become one immutable corpus artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from agent_forge.contract import Artifacts, Context
+from agent_forge.data.config import DataConfig
+
+
+class DataStep:
+    """Reads, filters and splits the sources of the configuration."""
+
+    name: ClassVar[str] = "data"
+    version: ClassVar[int] = 1
+    consumes: ClassVar[Mapping[str, str]] = {}
+    produces: ClassVar[Mapping[str, str]] = {"corpus": "corpus"}
+
+    def run(self, config: DataConfig, inputs: Artifacts, context: Context) -> Artifacts:
+        """Writes the corpus; attaches how much there is and how much was dropped."""
+        from agent_forge.data.corpora import ingest
+        from agent_forge.data.filters import FilterSettings
+
+        folder = context.scratch / "corpus"
+        facts = ingest(
+            config.sources,
+            folder,
+            seed=context.seed,
+            eval_data=config.eval_sources,
+            mixture=config.mixture or None,
+            filters=FilterSettings(config.min_bytes, config.max_bytes, config.min_quality, config.near_duplicates),
+            synthetic_bytes=config.synthetic_bytes,
+            levels=config.levels,
+        )
+        context.attach("corpus", facts)
+        return {"corpus": context.save_folder("corpus", folder)}
+
+
+INGEST = DataStep()
+
+
+def source_digests(config: DataConfig) -> list[str]:
+    """Digests of the bytes of all source files: a corpus is only reused while its files are unchanged.
+
+    Raises:
+        DataError: a source does not exist or is of an unknown kind.
+    """
+    from agent_forge.data.sources import expand_all
+    from agent_forge.pipeline.memory_context import file_digest
+
+    digests = []
+    for group, own in ((config.sources, False), (config.eval_sources, True)):
+        for source in expand_all(group, each_its_own=own):
+            body = file_digest(source.path) if source.path is not None else source.hub
+            digests.append(f"{source.domain}:{source.name}:{body}")
+    return digests

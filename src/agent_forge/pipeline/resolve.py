@@ -1,0 +1,98 @@
+"""From what a user types to a model: a folder, a `.forge` file, a digest or a session."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent_forge.contract import Artifact
+from agent_forge.errors import ModelNotFound
+from agent_forge.pipeline.session import exists
+from agent_forge.storage.home import Home
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_NEWEST_FIRST = ("agent", "model", "trunk")
+"""Of a session's handoffs, which one a person means by its name."""
+
+
+def resolve_model(reference: str, home_path: Path | None) -> Path:
+    """The folder or file that ``reference`` names.
+
+    Args:
+        reference: a checkpoint folder, a `.forge` file, an artifact digest (8 characters or more),
+            a session, or ``session/handoff`` such as ``demo/trunk``.
+        home_path: where sessions and artifacts are; not needed for a path.
+
+    Raises:
+        ModelNotFound: nothing has that name.
+    """
+    path = Path(reference)
+    if path.is_file() or (path / "config.json").is_file():
+        return path
+    if path.is_dir():
+        raise ModelNotFound(f"{reference} is a folder without config.json, so it holds no checkpoint")
+    if home_path is None or not (home_path / "registry.db").is_file():
+        raise ModelNotFound(f"no model {reference!r}: it is no path, and there is no home at {home_path}")
+    home = Home.open(home_path, create=False)
+    try:
+        artifact = _by_session(home, reference) or _by_digest(home, reference)
+        return _only_file(home.blobs.view(artifact))
+    finally:
+        home.close()
+
+
+def _by_session(home: Home, reference: str) -> Artifact | None:
+    name, _, handoff = reference.partition("/")
+    if not exists(home, name):
+        return None
+    given: dict[str, Sequence[Artifact]] = {}
+    for run in home.registry.phase_runs(name):
+        if run.status in ("completed", "reused"):
+            given.update(run.outputs)
+    if handoff:
+        group, _, specialty = handoff.partition("_")
+        for artifact in given.get(group, ()):
+            if not specialty or artifact.facts.get("specialization") == specialty:
+                return artifact
+        raise ModelNotFound(f"session {name!r} has no {handoff!r}; it has {', '.join(sorted(given)) or 'nothing yet'}")
+    for wanted in _NEWEST_FIRST:
+        if wanted in given:
+            return given[wanted][0]
+    raise ModelNotFound(f"session {name!r} has no model yet; `agent-forge resume {name}` goes on with it")
+
+
+def _by_digest(home: Home, reference: str) -> Artifact:
+    try:
+        return home.registry.artifact(reference).artifact
+    except ModelNotFound:
+        raise ModelNotFound(
+            f"no model {reference!r}: it is neither a path nor a session nor a digest in {home.path}; "
+            "`agent-forge models list` shows what there is"
+        ) from None
+
+
+def _only_file(folder: Path) -> Path:
+    files = [path for path in folder.iterdir() if path.suffix == ".forge"]
+    return files[0] if files else folder
+
+
+def load_reference(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model and tokenizer of a checkpoint folder or a `.forge` file.
+
+    Raises:
+        ModelNotFound: a file of another kind.
+        ArtifactCorrupt: a `.forge` file that was truncated or altered.
+        HandoffError: a checkpoint that cannot be used.
+    """
+    if path.is_dir():
+        from agent_forge.model.checkpoint import load_model
+
+        return load_model(path)
+    if path.suffix != ".forge":
+        raise ModelNotFound(f"{path} is neither a checkpoint folder nor a .forge file")
+    from agent_forge.phases.compression.forge_file import read_model
+
+    return read_model(path)

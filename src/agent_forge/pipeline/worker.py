@@ -1,0 +1,165 @@
+"""One phase in one process of its own.
+
+A fork server imports torch and transformers once; each phase is a fork of it. So a time limit can
+really end a phase, its memory is really returned, and running out of memory takes down that phase
+alone. If the parent dies, the child ends itself: nobody would take its result.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+from agent_forge.contract import Artifact, Artifacts
+from agent_forge.errors import DiskFull, ForgeError, OutOfMemory
+
+_PRELOAD = "agent_forge.pipeline.preload"
+MEMORY_EXIT = 77
+"""Exit status of a child that ran out of memory and could still say so."""
+
+
+@dataclass(frozen=True)
+class WorkOrder:
+    """All that a child needs, as plain values."""
+
+    home: Path
+    session: str
+    phase: str
+    config: Mapping[str, Any]
+    inputs: Mapping[str, Any]
+    fingerprint: str
+    seed: int
+    device: str
+    threads: int
+    seconds: float
+    memory_bytes: int
+    keep_states: int
+    handoffs: tuple[str, ...]
+
+
+def artifacts_to_json(artifacts: Artifacts) -> dict[str, Any]:
+    """Plain values of a handoff mapping."""
+    return {
+        name: value.to_json() if isinstance(value, Artifact) else [artifact.to_json() for artifact in value]
+        for name, value in artifacts.items()
+    }
+
+
+def artifacts_from_json(values: Mapping[str, Any]) -> dict[str, Artifact | tuple[Artifact, ...]]:
+    """The inverse of `artifacts_to_json`."""
+    return {
+        name: tuple(Artifact.from_json(item) for item in value)
+        if isinstance(value, list)
+        else Artifact.from_json(value)
+        for name, value in values.items()
+    }
+
+
+class Child:
+    """A running phase: its process and the parent's end of its pipe."""
+
+    def __init__(self, order: WorkOrder) -> None:
+        context = _context()
+        self.connection, theirs = context.Pipe()
+        self.stop = context.Event()
+        self.process: ForkServerProcess = context.Process(
+            target=_main, args=(order, theirs, self.stop), name=f"agent-forge {order.phase}"
+        )
+        self.process.start()
+        theirs.close()
+
+    def end(self, grace_seconds: float = 3.0) -> None:
+        """Ends the process: politely, then for certain."""
+        if self.process.is_alive():
+            self.process.terminate()
+            self.process.join(grace_seconds)
+        if self.process.is_alive():
+            self.process.kill()
+        self.process.join()
+        self.connection.close()
+
+
+def _context() -> ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([_PRELOAD])
+    return context
+
+
+def _main(order: WorkOrder, connection: Connection, stop: Any) -> None:
+    """Body of the child; everything that it raises goes through the pipe."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    try:
+        result = _run(order, connection, stop)
+    except (MemoryError, OutOfMemory) as error:
+        connection.send(("error", _describe("OutOfMemory", error)))
+        os._exit(MEMORY_EXIT)
+    except Exception as error:  # noqa: BLE001 - the border of the process: nothing may be lost
+        kind = type(error).__name__
+        if isinstance(error, RuntimeError) and "memory" in str(error).lower():
+            kind = "OutOfMemory"
+        if isinstance(error, OSError) and error.errno == 28:
+            kind = DiskFull.__name__
+        connection.send(("error", _describe(kind, error)))
+    else:
+        connection.send(("result", result))
+    connection.close()
+
+
+def _describe(kind: str, error: BaseException) -> dict[str, Any]:
+    return {
+        "kind": kind,
+        "message": str(error) or kind,
+        "expected": isinstance(error, ForgeError),
+        "exit_code": getattr(error, "exit_code", 4),
+        "traceback": "".join(traceback.format_exception(error)),
+    }
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+def _run(order: WorkOrder, connection: Connection, stop: Any) -> dict[str, Any]:
+    import torch
+
+    from agent_forge.pipeline.context import WorkerContext
+    from agent_forge.pipeline.handoffs import check_handoffs
+    from agent_forge.pipeline.plan import load_step
+
+    torch.set_num_threads(order.threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    phase = load_step(order.phase)
+    inputs = artifacts_from_json(order.inputs)
+    with WorkerContext(order, connection, stop) as context:
+        config = phase_config(order.phase, order.config)
+        outputs = phase.run(config, inputs, context)
+        check_handoffs(order.handoffs, outputs, context)
+        context.finish()
+        return {
+            "outputs": artifacts_to_json(outputs),
+            "measured": context.measured,
+            "attachments": context.attachments,
+            "warnings": context.warnings,
+        }
+
+
+def phase_config(name: str, values: Mapping[str, Any]) -> Any:
+    """The configuration object of a phase from its plain values."""
+    from agent_forge.config import ForgeConfig
+
+    annotation: Any = ForgeConfig.model_fields[name].annotation
+    return annotation.model_validate(dict(values))

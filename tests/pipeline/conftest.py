@@ -1,0 +1,221 @@
+"""A home with three sessions, filled through the registry's own doors."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from agent_forge.contract import digest_of
+from agent_forge.storage.home import Home
+from agent_forge.tracking.local_store import LocalStore
+
+GATES = {
+    "cognate": [
+        {
+            "metric": "model/parameters",
+            "comparison": "<=",
+            "bound": 2e6,
+            "severity": "block",
+            "why": "Fits the machine.",
+        },
+        {
+            "metric": "test/bits_per_byte",
+            "comparison": "<",
+            "bound": 2.5,
+            "severity": "block",
+            "why": "It has learned.",
+        },
+    ],
+    "evomerge": [
+        {"metric": "evolution/diversity", "comparison": ">", "bound": 0.3, "severity": "warn", "why": "No collapse."},
+    ],
+    "compression": [
+        {
+            "metric": "compression/retention",
+            "comparison": ">",
+            "bound": 0.95,
+            "severity": "block",
+            "why": "It <works>.",
+        },
+    ],
+}
+LADDER = [
+    {"name": "fp32", "bytes": 4_812_004, "bits_per_byte": 1.8012, "retention": 1.0},
+    {"name": "fp16", "bytes": 2_406_120, "bits_per_byte": 1.8013, "retention": 0.9999},
+    {"name": "int8", "bytes": 1_212_900, "bits_per_byte": 1.8050, "retention": 0.9971},
+    {"name": "ternary", "bytes": 512_040, "bits_per_byte": 1.8391, "retention": 0.9790},
+    {"name": "ternary, coded", "bytes": 371_200, "bits_per_byte": 1.8391, "retention": 0.9790},
+    {"name": "seedlm 3 bit", "bytes": 455_100, "bits_per_byte": 1.9420, "retention": 0.9275},
+    {"name": "unmeasured", "bytes": 300_000, "bits_per_byte": None, "retention": None},
+]
+FAMILY = {
+    "champion": "g2-1",
+    "nodes": [
+        {"id": "reasoning", "generation": 0, "parents": [], "label": "reasoning", "fitness": 0.61},
+        {"id": "memory", "generation": 0, "parents": [], "label": "memory", "fitness": 0.58},
+        {"id": "steps", "generation": 0, "parents": [], "label": "steps", "fitness": 0.60},
+        {"id": "g1-0", "generation": 1, "parents": ["reasoning", "memory"], "label": "slerp", "fitness": 0.66},
+        {"id": "g1-1", "generation": 1, "parents": ["memory", "steps"], "label": "ties", "fitness": 0.64},
+        {"id": "g1-2", "generation": 1, "parents": ["steps"], "label": "nobody's parent", "fitness": 0.2},
+        {"id": "g2-1", "generation": 2, "parents": ["g1-0", "g1-1"], "label": "dare_ties", "fitness": 0.71},
+    ],
+}
+CORPUS = {
+    "mixture": {"stories": 0.6, "arithmetic": 0.4},
+    "domains": {
+        "stories": {
+            "train": {"documents": 900, "bytes": 410_000, "tasks": 0},
+            "selection": {"documents": 20, "bytes": 9_000, "tasks": 0},
+            "test": {"documents": 20, "bytes": 9_200, "tasks": 0},
+        },
+        "arithmetic": {
+            "train": {"documents": 1200, "bytes": 160_000, "tasks": 1200},
+            "selection": {"documents": 24, "bytes": 3_000, "tasks": 24},
+            "test": {"documents": 24, "bytes": 3_100, "tasks": 24},
+        },
+    },
+    "sources": {
+        "stories.txt": {
+            "records": 1000, "pieces": 1010, "kept": 940, "kept_bytes": 428_200,
+            "dropped": {"exact duplicate": 50, "too short": 20}, "examples": {},
+        }
+    },
+}  # fmt: skip
+
+
+def config(**changes):
+    """The parts of a configuration that views read."""
+    phases = ["cognate", "evomerge", "bitnet", "compression"]
+    return {
+        "preset": "smoke",
+        "seed": 42,
+        "phases": phases,
+        "data": {"sources": ["synthetic"]},
+        "gates": GATES,
+        **changes,
+    }
+
+
+def make_artifact(home: Home, folder: Path, kind: str, text: str, **facts):
+    """A real folder with one file in the blob store."""
+    place = folder / digest_of([kind, text])[:12]
+    place.mkdir(parents=True)
+    (place / ("agent.forge" if kind == "agent_file" else "config.json")).write_text(text)
+    return home.blobs.put_folder(kind, place, facts)
+
+
+def log_curves(path: Path, rows: int) -> None:
+    """Training that learns, with one spike and one value that is not a number."""
+    store = LocalStore(path, queue_rows=rows + 1)
+    for step in range(rows):
+        metrics = {}
+        for branch, offset in (("trunk", 0.0), ("reasoning", 0.3)):
+            loss = 1.6 + offset + 4.0 * math.exp(-step / (rows / 6)) + 0.05 * math.sin(step)
+            metrics[f"{branch}/train/loss"] = 30.0 if step == rows // 2 else loss
+            metrics[f"{branch}/gate/m_usage"] = 0.5 + 0.2 * math.tanh((step - rows / 3) / (rows / 8)) + offset / 8
+            metrics[f"{branch}/act/avg_steps"] = 2.4 - offset + 0.3 * math.cos(step / rows * 5)
+        metrics["trunk/grad/norm_y"] = float("nan") if step == 7 else 2.0 + math.sin(step / 9)
+        metrics["trunk/train/learning_rate"] = 1e-3 * (1 - step / rows)
+        if step % 10 == 0:
+            metrics["trunk/valid/bits_per_byte"] = 1.8 + 3.0 * math.exp(-step / (rows / 6))
+        store.log(step, metrics)
+    store.close()
+
+
+@pytest.fixture
+def home(tmp_path):
+    """An empty home."""
+    with Home.open(tmp_path / "home") as opened:
+        yield opened
+
+
+def add_run(home, session, phase, inputs, outputs, measured, attached=None, warnings=(), status="completed"):
+    """One finished phase run."""
+    key = digest_of([session if status != "reused" else "demo", phase])
+    run = home.registry.begin_phase_run(session, phase, key, inputs=inputs)
+    measured = {**measured, "run/seconds": 12.5, "run/peak_memory_bytes": 3.0 * 2**28}
+    home.registry.commit_phase_run(run, outputs, measured, attached or {}, warnings, status=status)
+    return key
+
+
+@pytest.fixture
+def filled_home(home, tmp_path):
+    """``demo`` is complete, ``stuck`` failed a gate and reused a phase of demo, ``broken`` raised."""
+    folder = tmp_path / "work"
+    corpus = make_artifact(home, folder, "corpus", "corpus")
+    trunk = make_artifact(home, folder, "checkpoint", "trunk", specialization="trunk")
+    names = ("reasoning", "memory_integration", "adaptive_computation")
+    special = tuple(make_artifact(home, folder, "checkpoint", name, specialization=name) for name in names)
+    model, agent = (
+        make_artifact(home, folder, "checkpoint", "model"),
+        make_artifact(home, folder, "agent_file", "agent"),
+    )
+    made = {"specialists": special, "trunk": (trunk,)}
+    learned = {"model/parameters": 1_203_001.0, "test/bits_per_byte": 1.83}
+    warning = {"failure": "A2", "message": "memory is unused in <reasoning>", "evidence": {"m_usage": 0.12}}
+    fitness = [
+        {
+            "generation": at,
+            "best_fitness": 0.6 + 0.1 * (1 - 0.8**at),
+            "mean_fitness": 0.5 + 0.02 * at,
+            "diversity": 0.6 / (at + 1),
+        }
+        for at in range(8)
+    ]
+    table = [
+        {"source": source, "model": name, "bits_per_byte": value}
+        for source, row in {"stories": (1.9, 1.85, 1.84), "arithmetic": (1.2, 1.22, 1.1)}.items()
+        for name, value in zip(("trunk", "best parent", "champion"), row, strict=True)
+    ]
+
+    home.registry.create_session(
+        "demo", config(), {"environment": {"cores": 2, "libraries": {"torch": "2.13.0"}, "gpus": []}}
+    )
+    add_run(home, "demo", "data", {}, {"corpus": (corpus,)}, {"data/documents": 2188.0}, {"corpus": CORPUS})
+    key = add_run(
+        home,
+        "demo",
+        "cognate",
+        {"corpus": (corpus,)},
+        made,
+        learned,
+        {"samples": [{"prompt": "Once", "text": "upon <b>"}]},
+        [warning],
+    )
+    log_curves(home.metrics_path("demo", "cognate", key), 600)
+    add_run(
+        home,
+        "demo",
+        "evomerge",
+        {**made, "corpus": (corpus,)},
+        {"model": (model,)},
+        {"evolution/diversity": 0.21},
+        {"fitness": fitness, "family_tree": FAMILY, "table": table},
+    )
+    compressed = {"ladder": LADDER, "samples": [{"prompt": "2 + 2 =", "text": "4"}]}
+    add_run(
+        home,
+        "demo",
+        "compression",
+        {"model": (model,), "trunk": (trunk,)},
+        {"agent": (agent,)},
+        {"compression/retention": 0.979},
+        compressed,
+    )
+    home.registry.set_session_status("demo", "completed")
+
+    home.registry.create_session("stuck", config())
+    add_run(
+        home, "stuck", "cognate", {"corpus": (corpus,)}, made, {**learned, "test/bits_per_byte": 3.0}, status="reused"
+    )
+    home.registry.set_session_status("stuck", "failed")
+
+    home.registry.create_session("broken", config())
+    run = home.registry.begin_phase_run("broken", "cognate", "f" * 64, inputs={"corpus": (corpus,)})
+    home.registry.fail_phase_run(
+        run, "out_of_memory", "Traceback (most recent call last):\nOutOfMemory: it used 9 GiB\n"
+    )
+    home.registry.set_session_status("broken", "failed")
+    return home

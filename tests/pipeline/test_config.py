@@ -1,0 +1,70 @@
+"""A wrong configuration is one sentence, before anything starts."""
+
+import pytest
+import yaml
+
+from agent_forge.config import PRESETS, ForgeConfig, build_config, load_preset, parse_config
+from agent_forge.errors import ConfigError
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_complete(name):
+    """A preset names every field of every part: what it does not say, nobody can read."""
+    values, config = load_preset(name), build_config(name).model_dump(mode="json")
+
+    def missing(given, full, path=""):
+        for key, value in full.items():
+            if key not in given:
+                yield f"{path}{key}"
+            elif isinstance(value, dict) and isinstance(given[key], dict):
+                yield from missing(given[key], value, f"{path}{key}.")
+
+    assert list(missing(values, config)) == []
+    assert values["preset"] == name
+
+
+def test_a_preset_survives_its_own_dump():
+    config = build_config("smoke")
+    assert parse_config(yaml.safe_load(yaml.safe_dump(config.model_dump(mode="json")))) == config
+
+
+def test_overrides_reach_nested_keys():
+    assert build_config("smoke", ["evomerge.generations=3"]).evomerge.generations == 3
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("evomerge.generation=3", "unknown configuration key 'evomerge.generation'; did you mean 'generations'?"),
+        ("evomerg.generations=3", "unknown configuration key 'evomerg'; did you mean 'evomerge'?"),
+        ("evomerge.generations=-3", "evomerge.generations = -3 cannot be"),
+        ("evomerge.generations=many", "evomerge.generations = 'many' cannot be"),
+        ("seed", "--set takes key=value"),
+        ("seed.deep=1", "seed is a single value"),
+    ],
+)
+def test_bad_overrides_are_one_sentence(override, sentence):
+    with pytest.raises(ConfigError, match=sentence.replace("?", r"\?").replace("'", ".")) as caught:
+        build_config("smoke", [override])
+    assert caught.value.exit_code == 2
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_preset_and_phase_suggest():
+    with pytest.raises(ConfigError, match="did you mean 'smoke'"):
+        build_config("smoky")
+    with pytest.raises(ConfigError, match="did you mean 'evomerge'"):
+        build_config("smoke", phases=["evomerg"])
+    with pytest.raises(ConfigError, match="not built yet"):
+        build_config("smoke", phases=["quietstar"])
+
+
+def test_every_field_says_what_it_is():
+    def undescribed(model, path=""):
+        for name, field in model.model_fields.items():
+            if not field.description:
+                yield f"{path}{name}"
+            if hasattr(field.annotation, "model_fields"):
+                yield from undescribed(field.annotation, f"{path}{name}.")
+
+    assert list(undescribed(ForgeConfig)) == []

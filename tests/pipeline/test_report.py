@@ -1,0 +1,182 @@
+"""The report is one file that loads nothing, hides nothing and invents nothing."""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from agent_forge.errors import SessionNotFound
+from agent_forge.pipeline.report import attachments, build_page, render, write_report
+
+VOID = {"meta", "link", "br"}
+
+
+class Page(HTMLParser):
+    """Checks that tags close in order, and gathers what a browser would load or show."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.loads, self.ids, self.links, self.tags, self.text = [], [], [], [], [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        self.tags.append((tag, given))
+        self.loads += [given[name] for name in ("src", "srcset", "poster", "data") if name in given]
+        if tag == "link":
+            self.loads.append(given["href"])
+        if tag == "a":
+            self.links.append(given["href"])
+        if "id" in given:
+            self.ids.append(given["id"])
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+@pytest.fixture
+def text(filled_home):
+    return render(build_page(filled_home, "demo"))
+
+
+def test_nothing_is_loaded_from_anywhere(text):
+    page = Page(text)
+    assert page.loads == ["data:,"]
+    assert all(link.startswith("#") for link in page.links)
+    assert not re.search(r"https?:|url\(|@import|<script|javascript:", text)
+
+
+def test_it_is_well_formed_with_targets_for_its_links(text):
+    page = Page(text)
+    assert page.open == []
+    assert len(page.ids) == len(set(page.ids))
+    assert {link[1:] for link in page.links} <= set(page.ids)
+
+
+def test_all_text_is_escaped(text):
+    assert "upon &lt;b&gt;" in text
+    assert "It &lt;works&gt;." in text
+    assert "memory is unused in &lt;reasoning&gt;" in text
+
+
+def test_tables_and_charts_can_be_read_out(text):
+    page = Page(text)
+    assert sum(tag == "table" for tag, _ in page.tags) == sum(tag == "caption" for tag, _ in page.tags) > 5
+    assert all("scope" in given for tag, given in page.tags if tag == "th")
+    charts = [given for tag, given in page.tags if tag == "svg"]
+    assert len(charts) > 5
+    assert all(given["role"] == "img" and set(given["aria-labelledby"].split()) <= set(page.ids) for given in charts)
+
+
+def test_every_section_of_a_complete_session_is_there(text):
+    headings = re.findall(r"<h2[^>]*>([^<]+)</h2>", text)
+    assert headings == [
+        "Phases", "Gates", "Size and quality", "Bits per byte by source and model", "Evolution", "Curves", "Samples",
+        "Warnings", "Corpus", "Lineage", "Setting",
+    ]  # fmt: skip
+    for shown in (
+        "0.979",
+        "≤ 2,000,000",
+        "371,200",
+        "not measured",
+        "50 exact duplicate",
+        "m_usage = 0.12",
+        "torch 2.13.0",
+    ):
+        assert shown in text
+    assert "nobody" not in text, "who is no ancestor of the champion is not in its tree"
+
+
+def test_what_was_not_recorded_is_left_out(filled_home):
+    filled_home.registry.create_session("bare", {"preset": "smoke", "phases": ["cognate"]})
+    text = render(build_page(filled_home, "bare"))
+    assert re.findall(r"<h2[^>]*>([^<]+)</h2>", text) == ["Phases", "Setting"]
+    assert "<svg" not in text
+    Page(text)
+
+
+@pytest.mark.parametrize(
+    ("session", "level", "said"),
+    [
+        (
+            "demo",
+            "passed",
+            "All 3 blocking gates passed. Not within its bound, which only warns: evolution/diversity of evomerge.",
+        ),
+        ("stuck", "failed", "Gate test/bits_per_byte of cognate failed: it was 3 and must be < 2.5. It has learned."),
+        ("broken", "failed", "Phase cognate ran out of memory: OutOfMemory: it used 9 GiB"),
+    ],
+)
+def test_the_verdict_comes_first_and_says_why(filled_home, session, level, said):
+    page = build_page(filled_home, session)
+    assert page["verdict"] == {"level": level, "sentence": said}
+    assert page["verdict"]["sentence"].split(":")[0] in render(page)
+
+
+def test_a_session_that_was_stopped_says_how_to_go_on(filled_home):
+    filled_home.registry.create_session("held", {"preset": "smoke"})
+    filled_home.registry.set_session_status("held", "interrupted")
+    verdict = build_page(filled_home, "held")["verdict"]
+    assert verdict["level"] == "open"
+    assert "agent-forge resume held" in verdict["sentence"]
+
+
+def test_curves_of_a_reused_phase_are_those_of_the_session_that_ran_it(filled_home):
+    assert "train/loss" in str(build_page(filled_home, "stuck")["curves"])
+
+
+def test_attachments_of_several_phases_are_joined(filled_home):
+    found = attachments(filled_home, "demo")
+    assert [sample["prompt"] for sample in found["samples"]] == ["Once", "2 + 2 ="]
+    assert set(found) == {"corpus", "samples", "fitness", "family_tree", "table", "ladder"}
+    assert attachments(filled_home, "broken") == {}
+
+
+def test_a_report_replaces_an_older_one_and_leaves_nothing_beside_it(filled_home, tmp_path):
+    target = tmp_path / "deep" / "demo.html"
+    target.parent.mkdir()
+    target.write_text("old")
+    write_report(filled_home, "demo", target)
+    assert target.read_text().startswith("<!DOCTYPE html>")
+    assert [path.name for path in target.parent.iterdir()] == ["demo.html"]
+
+
+def test_an_unknown_session_is_refused(filled_home, tmp_path):
+    with pytest.raises(SessionNotFound):
+        write_report(filled_home, "nowhere", tmp_path / "x.html")
+    assert not (tmp_path / "x.html").exists()
+
+
+def luminance(colour):
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)] if len(colour) == 7 else [
+        int(letter * 2, 16) / 255 for letter in colour[1:]
+    ]  # fmt: skip
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(first, second):
+    low, high = sorted((luminance(first), luminance(second)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("scheme", [0, 1])
+def test_contrast_is_wcag_aa_in_light_and_dark(text, scheme):
+    colours = dict(re.findall(r"--([\w-]+):(#[0-9a-f]{3,6})", re.findall(r":root\{(.*?)\}", text, re.DOTALL)[scheme]))
+    for ink in ("ink", "quiet", "accent", "good", "bad", "warn"):
+        for ground in ("card", "ground"):
+            assert contrast(colours[ink], colours[ground]) >= 4.5, (ink, ground)
+    for kind in ("good", "bad", "warn", "still"):
+        assert contrast(colours[kind], colours[f"{kind}-ground"]) >= 4.5, kind
+        assert contrast(colours["ink"], colours[f"{kind}-ground"]) >= 4.5, kind
+    for index in range(6):
+        assert contrast(colours[f"c{index}"], colours["card"]) >= 3, index
