@@ -3,7 +3,7 @@
 import pytest
 
 from agent_forge.cli import write_docs
-from agent_forge.cli.write_docs import Citation, cited, citations, pages
+from agent_forge.cli.write_docs import Citation, citations, cited, pages
 
 
 @pytest.mark.parametrize("name", ["docs/cli.md", "docs/papers.md"])

@@ -142,7 +142,7 @@ def test_no_path_of_a_machine_and_no_registry_host_in_tracked_files():
     assert found == [], "a clone lives elsewhere, and a mirror has another name"
 
 
-@pytest.mark.parametrize("text", ["/home/" + "ada/x", "(/work" + "/wt/", "C:/Users" + "/x is /Users" + "/x"])
+@pytest.mark.parametrize("text", ["/" + "home/ada/x", "(/" + "work/wt/", "C:x is /" + "Users/x"])
 def test_paths_of_machines_are_recognised(text):
     assert MACHINE.search(text)
 
@@ -171,3 +171,15 @@ def test_configurations_import_no_torch():
     program = "import sys, agent_forge.config, agent_forge.contract; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT / "src", check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_a_wrong_option_is_a_usage_error_and_no_traceback():
+    program = (
+        "import sys; sys.argv = ['agent-forge', 'run', '--no-such']; from agent_forge.cli.main import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT / "src", check=False
+    )
+    assert done.returncode == 2
+    assert "--no-such" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -8,11 +8,11 @@ from __future__ import annotations
 import ast
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import click
 import typer
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -57,16 +57,15 @@ def cli_page() -> str:
 
     parts = ["# Command line", "", "Made by `make docs` from the commands themselves.", ""]
     for path, command in _commands("agent-forge", typer.main.get_command(app)):
-        with click.Context(command, info_name=path, terminal_width=_WIDTH, max_content_width=_WIDTH) as context:
+        with typer.Context(command, info_name=path, terminal_width=_WIDTH, max_content_width=_WIDTH) as context:
             text = command.get_help(context)
         parts += [f"## `{path}`", "", "```text", *(line.rstrip() for line in text.strip().splitlines()), "```", ""]
     return "\n".join(parts)
 
 
-def _commands(path: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+def _commands(path: str, command: Any) -> Iterator[tuple[str, Any]]:
     yield path, command
-    inner: Mapping[str, click.Command] = getattr(command, "commands", {})
-    for name, each in inner.items():
+    for name, each in getattr(command, "commands", {}).items():
         yield from _commands(f"{path} {name}", each)
 
 

@@ -39,7 +39,7 @@ def examine(home_path: Path, session: str | None) -> list[dict[str, Any]]:
         session: name of a session whose gates, warnings and curves are read too.
 
     Returns:
-        ``level`` (ok, note, warning, problem), ``what``, ``found`` and ``advice`` (may be empty), in that order of topics.
+        ``level`` (ok, note, warning, problem), ``what``, ``found`` and ``advice`` (may be empty).
 
     Raises:
         SessionNotFound: no session of that name.
