@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import traceback
-from typing import Any
 
 import typer
 
@@ -12,13 +11,8 @@ from agent_forge import __version__
 from agent_forge.cli import alone, models, registry, run
 from agent_forge.errors import ForgeError
 
-<<<<<<< HEAD
-# The parser's own errors; typer 0.29 carries its parser inside, so the class is reached through what it exports.
-_USAGE_ERRORS: tuple[Any, ...] = (typer.BadParameter.__mro__[2],)
-=======
 # typer may carry a click of its own: its errors are found through one that it exports, not through ``import click``.
 UsageErrors = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
->>>>>>> main
 
 app = typer.Typer(
     name="agent-forge",
@@ -57,13 +51,8 @@ def main() -> None:
     except ForgeError as error:
         _say(error)
         sys.exit(error.exit_code)
-<<<<<<< HEAD
-    except _USAGE_ERRORS as error:
-        error.show()
-=======
     except UsageErrors as error:
         error.show()  # type: ignore[attr-defined]
->>>>>>> main
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
         print("stopped", file=sys.stderr)
