@@ -101,7 +101,7 @@ def load_packed(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]
         ArtifactCorrupt: the packed file does not fit ``config.json``.
     """
     folder = Path(folder)
-    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=torch.float32)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=torch.float32)  # type: ignore[no-untyped-call]
     state = read_packed(folder / PACKED)
     try:
         model.load_state_dict(state)
@@ -115,9 +115,3 @@ def changed_special_rows(before: Mapping[str, Tensor], selection: Selection) -> 
     """Special rows that are not bit-identical to ``before`` (see `selection.special_rows`); the gate wants 0."""
     after = special_rows(selection)
     return sum(int((after[name] != rows).any(-1).sum()) for name, rows in before.items())
-
-
-def plain_model(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The dequantized model of a checkpoint folder with full-precision activations, as other programs load it."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    return model.eval(), AutoTokenizer.from_pretrained(folder)
