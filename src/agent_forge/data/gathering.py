@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from agent_forge.data.documents import Document, Split, Task
 from agent_forge.data.filters import Duplicates, FilterReport, FilterSettings, pieces_of, qualities, unreadable
-from agent_forge.data.readers import read_hub, read_records
+from agent_forge.data.readers import Record, read_hub, read_records
 from agent_forge.data.records import to_document
 from agent_forge.data.sources import Source, expand_all
 from agent_forge.data.synthetic_world import DOMAINS, LEVELS, generate
@@ -81,21 +82,20 @@ def _filtered(source: Source, settings: FilterSettings, seen: Duplicates, report
 
 def _documents(source: Source, settings: FilterSettings, report: FilterReport) -> Iterator[Entry]:
     """Documents of a source; few and long ones are cut finer, so that there is something to split."""
-    records = read_hub(source.hub) if source.hub else read_records(source.path or Path())
-    first = [
-        to_document(record, source.domain, f"{source.name} record {n + 1}")
-        for n, record in enumerate(islice(records, 64))
-    ]
-    size = settings.max_bytes
-    if len(first) < 64:
-        total = sum(len(document.text) for document, _ in first)
-        size = max(4 * settings.min_bytes, min(size, total // 64))
-    for document, tasks in first:
-        report.records += 1
-        yield from _cut(document, tasks, size)
-    for number, record in enumerate(records, start=65):
-        report.records += 1
-        yield from _cut(*to_document(record, source.domain, f"{source.name} record {number}"), size)
+    with closing(read_hub(source.hub) if source.hub else read_records(source.path or Path())) as records:
+        numbered = enumerate(records, start=1)
+        first = [_document(source, *entry) for entry in islice(numbered, 64)]
+        size = settings.max_bytes
+        if len(first) < 64:
+            total = sum(len(document.text) for document, _ in first)
+            size = max(4 * settings.min_bytes, min(size, total // 64))
+        for document, tasks in chain(first, (_document(source, *entry) for entry in numbered)):
+            report.records += 1
+            yield from _cut(document, tasks, size)
+
+
+def _document(source: Source, number: int, record: Record) -> Entry:
+    return to_document(record, source.domain, f"{source.name} record {number}")
 
 
 def _cut(document: Document, tasks: tuple[Task, ...], size: int) -> Iterator[Entry]:
@@ -145,7 +145,7 @@ def _synthetic(gathered: Gathered, source: Source, seed: int, size: int, levels:
 
 
 def held_out(sources: Sequence[Source], settings: FilterSettings) -> tuple[Gathered, Duplicates]:
-    """Held-out files unfiltered but for empty documents; what they hold is remembered, so that training never sees it."""
+    """Held-out files, unfiltered but for empty documents; what they hold is remembered and never trained on."""
     held, seen = Gathered(), Duplicates(settings.near_duplicates)
     for source in sources:
         report = held.reports.setdefault(source.name, FilterReport())
@@ -155,7 +155,7 @@ def held_out(sources: Sequence[Source], settings: FilterSettings) -> tuple[Gathe
             if not document.text.strip():
                 report.drop("empty", document)
                 continue
-            seen.seen(document)
+            seen.hold(document)
             entries.append((document, tasks))
             report.kept += 1
             report.kept_bytes += document.num_bytes

@@ -1,7 +1,8 @@
 """What to read, as the user writes it: ``[domain=]path[:weight]``.
 
-A path is a file, a folder, a pattern (``stories_*.jsonl.gz``), ``hub:owner/name`` or ``synthetic``. A folder is its files, one domain for
-each, unless it has a ``weights.json`` (or ``.yaml``): ``{"domain": {"files": ["pattern", …], "weight": 30}, …}``.
+A path is a file, a folder, a pattern (``stories_*.jsonl.gz``), ``hub:owner/name`` or ``synthetic``. A folder is its
+files, one domain for each, unless it has a ``weights.json`` (or ``.yaml``): ``{"domain": {"files": ["pattern", …],
+"weight": 30}, …}``.
 """
 
 from __future__ import annotations

@@ -1,0 +1,116 @@
+"""Failures that belong to no single phase: machine, disk, processes, input."""
+
+from __future__ import annotations
+
+from agent_forge.health.detectors import Signal
+from agent_forge.health.failure import EVERYWHERE, Failure
+
+PIPELINE: tuple[Failure, ...] = (
+    Failure(
+        "CF4", "phases deadlock or do not fit",
+        cause="a missing handoff, a phase that hangs, a lock that stays", phases=EVERYWHERE,
+        measured="the plan before the start; seconds of each phase", threshold="any gap; the phase's limit",
+        mitigation="refused before the first step; the phase's process is ended", fallback="declared one, `degraded`",
+        shown="plan, events", advice="`agent-forge plan` names the gap; raise the limit of that phase",
+    ),
+    Failure(
+        "CF5", "the service is overloaded", cause="more requests than workers", phases=EVERYWHERE,
+        measured="queue, p99", threshold="> 500 ms", mitigation="429 with Retry-After", fallback="more workers",
+        later="the service is not built yet",
+    ),
+    Failure(
+        "RISK-003", "the dashboard costs training memory", cause="one process for both", phases=EVERYWHERE,
+        measured="resident memory of training", threshold="any growth", mitigation="a process of its own",
+        fallback="end it", later="the dashboard is not built yet",
+    ),
+    Failure(
+        "RISK-005", "SQLite locks",
+        cause="a deferred transaction that turns from reading to writing", phases=EVERYWHERE,
+        measured="one writer and three readers at once", threshold="one error",
+        mitigation="WAL, BEGIN IMMEDIATE, one write lock, synchronous FULL, busy timeout", fallback="a clear error",
+        shown="doctor names the linked SQLite", advice="end the program that holds registry.db",
+        correction="cache_size counts pages when positive: −10000 is 10 MB",
+    ),
+    Failure(
+        "RISK-006", "checkpoints pile up", cause="every state is kept", phases=EVERYWHERE,
+        measured="states per phase and overall", threshold="3 in cognate, 5 per phase, 10 overall",
+        mitigation="the oldest go", fallback="none", shown="sessions gc",
+    ),
+    Failure(
+        "RISK-008", "sessions pile up", cause="nothing is ever deleted", phases=EVERYWHERE,
+        measured="age and number of sessions", threshold="30 days, 50 sessions",
+        mitigation="`sessions gc`, a dry run first; never running or pinned ones", fallback="delete by hand",
+        shown="sessions gc, events", advice="`agent-forge sessions gc`",
+    ),
+    Failure(
+        "ENV1", "memory too small",
+        cause="a batch or model larger than the machine", phases=EVERYWHERE,
+        measured="memory over the limit; the end of the phase's process", threshold="> 80%; any out-of-memory",
+        mitigation="the phase alone ends, with its row and its advice", fallback="declared one, or stop",
+        advice="halve the micro-batch, or raise the memory limit",
+        signals=(Signal("system/memory_fraction", "above", 0.8, window=1),),
+    ),
+    Failure(
+        "ENV2", "disk full",
+        cause="other programs, long runs", phases=EVERYWHERE, measured="free space before each save; ENOSPC",
+        threshold="free < need + reserve; > 80% used warns",
+        mitigation="older states go; the save is refused before its first byte",
+        fallback="a clear error; nothing committed is lost, resume goes on", shown="error, doctor",
+        advice="`agent-forge sessions gc`, or another --home",
+        signals=(Signal("system/disk_fraction", "above", 0.8, window=1),),
+    ),
+    Failure(
+        "ENV3", "network lost", cause="no network, a slow hub", phases=EVERYWHERE,
+        measured="the download's error", threshold="any", mitigation="local files and cache come first",
+        fallback="one clear sentence", shown="error, exit code 2", advice="download once, then give the folder",
+    ),
+    Failure(
+        "KILL", "killed at any instant, power lost",
+        cause="kill −9, out-of-memory killer, power cut", phases=EVERYWHERE,
+        measured="acknowledged artifacts against registry and bytes", threshold="one lost or half-written",
+        mitigation="bytes are durable before their row, and the row before the answer", fallback="none needed",
+        shown="resume, verify", advice="`agent-forge resume SESSION`",
+    ),
+    Failure(
+        "CORRUPT", "an artifact was altered on disk", cause="bit rot, a foreign program", phases=EVERYWHERE,
+        measured="sha256 at every load", threshold="one bit",
+        mitigation="refused with path and both digests", fallback="the phase that made it runs again",
+        shown="error with exit code 5, verify", advice="`agent-forge verify`, then resume",
+    ),
+    Failure(
+        "BUSY", "two runs on one session", cause="started twice, or left behind", phases=EVERYWHERE,
+        measured="lock with owner and heartbeat", threshold="a live owner",
+        mitigation="the second is refused; a stale lock is taken over visibly", fallback="none", shown="error, events",
+    ),
+    Failure(
+        "CLOCK", "the clock jumps", cause="time is set, daylight saving, suspend", phases=EVERYWHERE,
+        measured="order by id, heartbeats on the monotonic clock", threshold="none",
+        mitigation="no decision about a lock or an order reads the clock", fallback="none", shown="tests",
+    ),
+    Failure(
+        "INPUT", "bad text", cause="empty, one line, binary, not UTF-8, one huge line", phases=EVERYWHERE,
+        measured="at the border", threshold="any", mitigation="one sentence, exit code 2, nothing written",
+        fallback="none", shown="error, data inspect", advice="`agent-forge data inspect PATH`",
+    ),
+    Failure(
+        "PARENT", "a checkpoint that cannot be used",
+        cause="NaN, a missing tensor, another shape or tokenizer", phases=EVERYWHERE,
+        measured="at the border", threshold="any", mitigation="refused, naming file, tensor and both values",
+        fallback="none", shown="error, exit code 2",
+    ),
+    Failure(
+        "NEWER", "a home of a newer version", cause="two versions on one machine", phases=EVERYWHERE,
+        measured="format of home and registry", threshold="above what is known",
+        mitigation="refused, nothing is changed", fallback="none", shown="error, exit code 2",
+    ),
+    Failure(
+        "READONLY", "a home that cannot be written", cause="rights, a read-only file system", phases=EVERYWHERE,
+        measured="a write at opening", threshold="refused", mitigation="one sentence before anything starts",
+        fallback="none", shown="error, exit code 2",
+    ),
+    Failure(
+        "HOUSE", "the code's own rules are not kept (RISK-010)", cause="rules that nothing checks",
+        phases=EVERYWHERE, measured="length of functions and files, imports, names", threshold="any breach",
+        mitigation="house tests, pre-commit", fallback="none", shown="make check",
+    ),
+)  # fmt: skip
