@@ -13,16 +13,16 @@ class BitnetConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     group_size: int = Field(
-        default=-1,
+        default=0,
         ge=-1,
-        description="Input columns that share a scale; 0 = per tensor (the paper; needed by hf-bitnet), -1 = per row "
-        "(ours: 0.03 bits a weight at width 512, still exact in GGUF).",
+        description="Input columns that share a scale; 0 = per tensor (the paper, and all that hf-bitnet can hold), "
+        "-1 = per row (all that GGUF can hold), else columns.",
     )
     finer_group_size: int = Field(
         default=-1, ge=-1, description="Columns that share a scale in layers whose output error is above finer_above."
     )
     finer_above: float = Field(
-        default=0.3, gt=0, le=1, description="Relative output error above which a layer gets the finer groups."
+        default=0.4, gt=0, le=1, description="Relative output error above which a layer gets the finer groups."
     )
     activation_bits: Literal[0, 8] = Field(
         default=8, description="Bits of activations, absmax per token; 0 = not rounded."

@@ -54,8 +54,12 @@ def export_folder(folder: Path | str, out: Path | str, *, to: str, **options: An
         raise ConfigError(f"unknown export target {to!r}; the targets are {', '.join(TARGETS)}")
     if out.exists() and any(out.iterdir()):
         raise ConfigError(f"{out} is not empty; an export is written into a folder of its own")
-    writer: Callable[..., dict[str, Any]] = {"hf": export_hf, "hf-bitnet": export_hf_bitnet, "gguf": export_gguf}[to]
-    return writer(folder, out, **options)
+    writers: dict[str, Callable[..., dict[str, Any]]] = {
+        "hf": export_hf,
+        "hf-bitnet": export_hf_bitnet,
+        "gguf": export_gguf,
+    }
+    return writers[to](folder, out, **options)
 
 
 def export_hf(folder: Path, out: Path, *, dtype: str = "float32") -> dict[str, Any]:

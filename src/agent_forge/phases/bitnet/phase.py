@@ -21,7 +21,7 @@ from agent_forge.phases.bitnet.calibration import LayerCalibration, by_sensitivi
 from agent_forge.phases.bitnet.config import BitnetConfig
 from agent_forge.phases.bitnet.course import Course
 from agent_forge.phases.bitnet.gradual import RUNG_NAMES
-from agent_forge.phases.bitnet.measurement import measure, report_page, bits_on_test_split, validation
+from agent_forge.phases.bitnet.measurement import bits_on_test_split, measure, report_page, validation
 from agent_forge.phases.bitnet.recovery import Recovery, accepted
 from agent_forge.phases.bitnet.selection import Selection, select, special_rows
 from agent_forge.phases.bitnet.ternarization import (

@@ -108,7 +108,8 @@ def load_packed(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]
     except RuntimeError as error:
         raise ArtifactCorrupt(f"{folder / PACKED} does not fit {folder / 'config.json'}: {error}") from error
     ternary.attach(model, folder)
-    return model.eval(), AutoTokenizer.from_pretrained(folder)
+    model.eval()  # type: ignore[no-untyped-call]
+    return model, AutoTokenizer.from_pretrained(folder)
 
 
 def changed_special_rows(before: Mapping[str, Tensor], selection: Selection) -> int:
