@@ -40,7 +40,7 @@ def test_permutation_differs_between_keys_and_refuses_what_is_outside():
 
 
 def test_windows_by_hand():
-    # documents of 6, 3, 4 and 9 tokens, windows of 6: the long one is cut into 6 + 4 (one token shared); 6 | 6 | 4 | 4 | 3
+    # documents of 6, 3, 4 and 9 tokens, windows of 6: the long one is cut into 6 + 4 (one token shared)
     windows = lay_windows(np.array([0, 6, 9, 13, 22]), 6)
     contents = [
         [(int(windows.starts[p]), int(windows.lengths[p])) for p in range(windows.offsets[w], windows.offsets[w + 1])]

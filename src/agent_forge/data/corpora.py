@@ -6,8 +6,8 @@ train|selection|test/<domain>.jsonl.zst        documents
 train|selection|test/<domain>.tasks.jsonl.zst  tasks
 ```
 
-A document's split follows from a hash of its words, and documents are stored in the order of that hash: the same text gives
-the same bytes, in whatever order and under whatever file names it came.
+A document's split follows from a hash of its words, and documents are stored in the order of that hash: the same
+text gives the same bytes, in whatever order and under whatever file names it came.
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ def ingest(
     if folder.exists() and any(folder.iterdir()):
         raise DataError(f"{folder} is not empty; a corpus is written into a folder of its own")
     held, duplicates = held_out(expand_all(eval_data, each_its_own=True), settings)
-    gathered = gather(sources, settings, duplicates, seed=seed, synthetic_bytes=synthetic_bytes, levels=levels)
+    gathered = gather(
+        sources, settings, duplicates, seed=seed, synthetic_bytes=synthetic_bytes, levels=levels, refine=True
+    )
     if clash := sorted(set(held.entries) & set(gathered.entries)):
         raise DataError(f"held-out data needs a name of its own, {clash} are domains; write e.g. {clash[0]}-held=PATH")
     _check_enough(gathered)
@@ -96,8 +98,8 @@ def _check_enough(gathered: Gathered) -> None:
         f" ({', '.join(f'{number} {reason}' for reason, number in sorted(dropped.items()))} dropped)" if dropped else ""
     )
     raise DataError(
-        f"too little text: {count} documents with {size} bytes are left{why}; at least {FEWEST_DOCUMENTS} documents and "
-        f"{FEWEST_BYTES} bytes are needed for three splits"
+        f"too little text: {count} documents with {size} bytes are left{why}; at least {FEWEST_DOCUMENTS} "
+        f"documents and {FEWEST_BYTES} bytes are needed for three splits"
     )
 
 
@@ -134,7 +136,7 @@ def _facts(gathered: Gathered, held: Gathered, mixture: Mapping[str, float] | No
     for name in SPECIALTIES:
         own = {d: shares[d] for d in sorted(given) if given[d] == name}
         specialties[name] = {d: round(share / sum(own.values()), 6) for d, share in own.items()}
-    reports = {**gathered.reports, **held.reports}
+    reports = gathered.reports | {f"{name} (held out)": report for name, report in held.reports.items()}
     return {
         "format": FORMAT,
         "seed": seed if "synthetic" in gathered.reports else None,

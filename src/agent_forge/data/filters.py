@@ -1,9 +1,9 @@
 """What is left out of a corpus, and why: length, control characters, duplicates, quality.
 
-Quality compares a document's bits per byte under a small reference model (a byte trigram model trained on the domain itself)
-with the domain's median m: ``quality = min(b, m) / max(b, m)``. It is 1 for a typical document and falls for text that is hard to
-predict (noise, another language) and for text that is too easy (the same line again and again), as in CCNet's perplexity filter
-(Wenzek et al. 2019, arXiv:1911.00359), with two sides instead of one.
+Quality compares a document's bits per byte under a small reference model (a byte trigram model trained on the
+source itself) with the source's median m: ``quality = min(b, m) / max(b, m)``. It is 1 for a typical document and
+falls for text that is hard to predict (noise, another language) and for text that is too easy (the same line again
+and again), as in CCNet's perplexity filter (Wenzek et al. 2019, arXiv:1911.00359), with two sides instead of one.
 """
 
 from __future__ import annotations
@@ -89,13 +89,22 @@ class Duplicates:
         self._near = near
         self._exact: set[str] = set()
         self._signatures: set[tuple[int, ...]] = set()
+        self._held: set[str | tuple[int, ...]] = set()
+
+    def hold(self, document: Document) -> None:
+        """Remembers a held-out document: nothing like it may be trained on."""
+        self._held.add(document.key())
+        if self._near and (signature := near_signature(_own_words(document))) is not None:
+            self._held.add(signature)
 
     def seen(self, document: Document) -> str | None:
         """The reason to drop this document, or None, in which case it is remembered."""
         key = document.key()
         if key in self._exact:
             return "exact duplicate"
-        signature = near_signature(document.text) if self._near else None
+        signature = near_signature(_own_words(document)) if self._near else None
+        if key in self._held or signature in self._held:
+            return "held out"
         if signature is not None and signature in self._signatures:
             return "near duplicate"
         self._exact.add(key)
@@ -104,12 +113,20 @@ class Duplicates:
         return None
 
 
+def _own_words(document: Document) -> str:
+    """What a document does not share with its like: of a conversation the assistant's words (prompts repeat)."""
+    if not document.turns:
+        return document.text
+    return "\n".join(content for role, content in document.turns if role == "assistant")
+
+
 def near_signature(text: str) -> tuple[int, ...] | None:
-    """The four smallest hashes of a document's runs of eight words (bottom-k sketch; Broder 1997), or None for short text.
+    """The four smallest hashes of a document's runs of eight words (bottom-k sketch; Broder 1997), or None for short
+    text.
 
     Runs start only at words whose own hash is divisible by four, so that inserted words do not move them. Two documents
-    that share a fraction J of their runs have the same signature with a chance of about J⁴: near copies are found, documents
-    that share a paragraph are not.
+    that share a fraction J of their runs have the same signature with a chance of about J⁴: near copies are found,
+    documents that share a paragraph are not.
     """
     words = text.lower().encode("utf-8", "surrogatepass").split()
     starts = [place for place, word in enumerate(words[: -_SHINGLE or None]) if zlib.crc32(word) & 3 == 0]
@@ -179,10 +196,11 @@ class TrigramModel:
 
 
 def qualities(documents: Sequence[Document]) -> np.ndarray:
-    """Quality of each document of one domain, float64 [D] in 0–1; all 1 where there are fewer than 100 to compare with."""
+    """Quality of each document of one source, float64 [D] in 0–1; all 1 where there are fewer than 100 to compare."""
     if len(documents) < _FEWEST_FOR_QUALITY:
         return np.ones(len(documents))
     model = TrigramModel(documents)
     bits = np.asarray([model.bits_per_byte(document.text) for document in documents])
     median = float(np.median(bits))
-    return np.minimum(bits, median) / np.maximum(np.maximum(bits, median), 1e-9)
+    found: np.ndarray = np.minimum(bits, median) / np.maximum(np.maximum(bits, median), 1e-9)
+    return found

@@ -2,9 +2,10 @@
 
 Resume needs one integer: batch ``step`` is computed, never reached by iterating. Documents are laid into windows by
 best fit (Ding et al. 2024, "Fewer Truncations Improve Language Modeling", arXiv:2404.10830): a document that fits
-into a window is never cut. Differences: (1) a longer document is cut into windows that overlap by one token, so that every
-token but the opening mark is predicted exactly once per epoch; (2) the order of windows within an epoch is a Feistel
-permutation (Black and Rogaway 2002, "Ciphers with Arbitrary Finite Domains"), which needs no state and no memory.
+into a window is never cut. Differences: (1) a longer document is cut into windows that overlap by one token, so that
+every token but the opening mark is predicted exactly once per epoch; (2) the order of windows within an epoch is a
+Feistel permutation (Black and Rogaway 2002, "Ciphers with Arbitrary Finite Domains"), which needs no state and no
+memory.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class TokenShard:
         return digest.hexdigest()
 
     def save(self, folder: Path) -> None:
-        """Writes tokens.bin, prompted.bin, offsets.bin and shard.json (sizes, types, sha256, tokenizer) into ``folder``."""
+        """Writes tokens.bin, prompted.bin, offsets.bin and shard.json (sizes, sha256, tokenizer) into ``folder``."""
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("tokens", "prompted", "offsets"):
             np.ascontiguousarray(getattr(self, name)).tofile(folder / f"{name}.bin")
@@ -125,8 +126,8 @@ def pack(documents: Iterable[Document], tokenizer: PreTrainedTokenizerBase) -> T
 class Batches:
     """Packed batches of a mixture of shards.
 
-    Row r of the run (``step · batch_size + place in the batch``) takes its domain from a schedule that meets the mixture exactly
-    every 1,024 rows, and its window from a permutation of that domain's windows, anew for each epoch.
+    Row r of the run (``step · batch_size + place in the batch``) takes its domain from a schedule that meets the
+    mixture exactly every 1,024 rows, and its window from a permutation of that domain's windows, anew for each epoch.
     """
 
     def __init__(
@@ -152,7 +153,8 @@ class Batches:
             pad_id: token that fills a window's end.
 
         Raises:
-            ValueError: a weight is negative or not finite, all are zero, a domain has no shard, or a size is not positive.
+            ValueError: a weight is negative or not finite, all are zero, a domain has no shard, or a size is not
+                positive.
         """
         if sequence_length < 2 or batch_size < 1:
             raise ValueError(f"sequence_length {sequence_length} must be ≥ 2 and batch_size {batch_size} ≥ 1")
@@ -182,8 +184,8 @@ class Batches:
         """The batch of that step: a pure function of (seed, step).
 
         Returns:
-            ``input_ids`` int64 [B, T]; ``labels`` int64 [B, T], unshifted as in transformers (position t holds the token
-            at t, a causal model predicts it from positions before t), −100 on padding, on the first token of each
+            ``input_ids`` int64 [B, T]; ``labels`` int64 [B, T], unshifted as in transformers (position t holds the
+            token at t, a causal model predicts it from positions before t), −100 on padding, on the first token of each
             document and, with ``mask_prompts``, on the user's turns; ``document_ids`` int64 [B, T], counted from 0 in
             each row, −1 on padding.
         """
@@ -300,7 +302,8 @@ def _pieces(offsets: np.ndarray, sequence_length: int) -> np.ndarray:
 
 
 def permuted(index: int, size: int, key: int) -> int:
-    """The place of ``index`` in a permutation of ``range(size)`` chosen by ``key``: a bijection, computed without state.
+    """The place of ``index`` in a permutation of ``range(size)`` chosen by ``key``: a bijection, computed without
+    state.
 
     Args:
         index: 0 ≤ index < size.

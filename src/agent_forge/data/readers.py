@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import IO, Any, TypeAlias, TypeVar
 
@@ -43,7 +43,7 @@ def stem_of(path: Path) -> str:
     return name
 
 
-def read_records(path: Path) -> Iterator[Record]:
+def read_records(path: Path) -> Generator[Record, None, None]:
     """The records of one file, in order; a text file gives ``{"text": …}``.
 
     Raises:
@@ -136,7 +136,8 @@ def _whole_characters(data: bytes) -> int:
 
 
 def cut_before(text: str, limit: int) -> int:
-    """The last good place to cut ``text`` at or before ``limit`` characters: paragraph, line, sentence, word, else there.
+    """The last good place to cut ``text`` at or before ``limit`` characters: paragraph, line, sentence, word, else
+    there.
 
     A place in the first half is not good: pieces stay of like size.
     """
@@ -170,7 +171,7 @@ def _parquet(path: Path) -> Iterator[Record]:
             raise DataError(f"{path} is not a readable parquet file: {str(error).splitlines()[0]}") from error
 
 
-def read_hub(name: str, split: str = "train") -> Iterator[Record]:
+def read_hub(name: str, split: str = "train") -> Generator[Record, None, None]:
     """Records of a data set of the hub, streamed.
 
     Raises:

@@ -20,9 +20,10 @@ def to_document(
 ) -> tuple[Document, tuple[Task, ...]]:
     """The document of a record, and the tasks that it holds.
 
-    Shapes, in this order: ``messages`` · ``conversation`` · ``question, choices, label`` · ``question, answer(, final)`` ·
-    ``context, endings, label`` · ``instruction, input, output`` · ``prompt`` with ``code``, ``canonical_solution``,
-    ``completion`` or ``response`` · ``good, bad`` · ``title, text`` · ``text`` (or content, story, document, body).
+    Shapes, in this order: ``messages`` · ``conversation`` · ``question, choices, label`` · ``question, answer(,
+    final)`` · ``context, endings, label`` · ``instruction, input, output`` · ``prompt`` with ``code``,
+    ``canonical_solution``, ``completion`` or ``response`` · ``good, bad`` · ``title, text`` · ``text`` (or content,
+    story, document, body).
 
     Args:
         record: field names and values.
@@ -42,7 +43,7 @@ def to_document(
 
 
 def _messages(record: Mapping[str, Any], domain: str) -> tuple[Document, tuple[Task, ...]] | None:
-    messages = record.get("messages")
+    messages: Any = record.get("messages")
     if not _rows(messages):
         return None
     turns = [(_role(row.get("role", "user")), _text(row.get("content"))) for row in messages]
@@ -154,7 +155,7 @@ def _signature(function: Mapping[str, Any]) -> str:
 
 
 def _call(call: Mapping[str, Any]) -> str:
-    """``name(argument=value, …)`` of a call whose arguments list the accepted values; the first one is taken, "" means left out."""
+    """``name(argument=value, …)``: arguments list the accepted values, the first is taken; "" means left out."""
     name, arguments = next(iter(call.items()))
     shown = []
     for argument, accepted in arguments.items():

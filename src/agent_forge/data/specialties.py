@@ -67,8 +67,8 @@ def assign(samples: Mapping[str, Sequence[Document]]) -> dict[str, str]:
 
 
 def in_three(documents: Sequence[Document]) -> list[str]:
-    """A specialty for each document of one domain: the third with the densest digits and marks is reasoning, of the others
-    the broader half is memory integration. Ties go by content.
+    """A specialty for each document of one domain: the third with the densest digits and marks is reasoning, of the
+    others the broader half is memory integration. Ties go by content.
     """
     keys = [document.key() for document in documents]
     by_formality = sorted(range(len(documents)), key=lambda n: (-formality(documents[n]), keys[n]))

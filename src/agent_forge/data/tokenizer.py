@@ -78,7 +78,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A", special_tokens=[(BOS, SPECIALS.index(BOS))]
     )
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         pad_token=PAD,
         bos_token=BOS,
@@ -104,7 +104,13 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
 def has_marks(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether this tokenizer knows the marks of a conversation."""
     vocabulary = tokenizer.get_vocab()
-    return USER in vocabulary and ASSISTANT in vocabulary and END in vocabulary
+    return all(mark in vocabulary for mark in (BOS, END, USER, ASSISTANT))
+
+
+def mark_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int, int, int]:
+    """Ids of bos, end, user and assistant of a tokenizer that has our marks."""
+    vocabulary = tokenizer.get_vocab()
+    return vocabulary[BOS], vocabulary[END], vocabulary[USER], vocabulary[ASSISTANT]
 
 
 def start_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -146,7 +152,7 @@ def encode_documents(tokenizer: PreTrainedTokenizerBase, documents: Iterable[Doc
 def _encode_marked(tokenizer: PreTrainedTokenizerBase, documents: Sequence[Document]) -> Iterator[Encoded]:
     texts = [content for doc in documents for content in ([c for _, c in doc.turns] if doc.turns else [doc.text])]
     pieces = iter(encode_texts(tokenizer, texts))
-    bos, end, user, assistant = tokenizer.convert_tokens_to_ids([BOS, END, USER, ASSISTANT])
+    bos, end, user, assistant = mark_ids(tokenizer)
     for document in documents:
         ids, prompted = [bos], [False]
         if not document.turns:

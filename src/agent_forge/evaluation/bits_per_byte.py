@@ -1,10 +1,10 @@
 """Bits per byte: how many bits a model needs for each byte of a text, whatever its tokenizer.
 
 Convention. The opening mark is given, never predicted. Every other token is predicted and its nats are counted, marks
-included; each mark (role, end of turn, end of document) stands for one byte, as a newline would (`Document.num_bytes`).
-A tokenizer without an opening mark cannot predict its first token: that one is charged log(vocabulary). Long documents are
-read through windows that overlap by half, so that every token but those of the first window has at least half a window of
-context.
+included; each mark (role, end of turn, end of document) stands for one byte, as a newline would
+(`Document.num_bytes`). A tokenizer without an opening mark cannot predict its first token: that one is charged
+log(vocabulary). Long documents are read through windows that overlap by half, so that every token but those of the
+first window has at least half a window of context.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ def window_nats(
     limit = max(1, min(batch_tokens, _LOGITS_BYTES // (4 * vocabulary)))
     at = 0
     was_training = model.training
-    model.eval()
+    model.eval()  # type: ignore[no-untyped-call]
     while at < len(order):
         longest = len(windows[order[at]][1])
         rows = [windows[place] for place in order[at : at + max(1, limit // longest)]]

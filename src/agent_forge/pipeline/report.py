@@ -17,13 +17,12 @@ from agent_forge.phases import BUILT, ORDER
 from agent_forge.pipeline import report_charts
 from agent_forge.pipeline.charts import bar
 from agent_forge.pipeline.scales import byte_size, duration, figure, pareto_front
-from agent_forge.pipeline.views import FINISHED, lineage_rows, newest_runs, session_detail
+from agent_forge.pipeline.views import FINISHED, curve_file, lineage_rows, newest_runs, session_detail
 from agent_forge.storage.durable import publish_bytes
 from agent_forge.tracking.curves import read_curves
 
 if TYPE_CHECKING:
     from agent_forge.storage.home import Home
-    from agent_forge.storage.rows import PhaseRunRow
 
 _ABOUT = {
     "data": "text to a corpus",
@@ -222,16 +221,9 @@ def _level(status: str, failed: bool) -> str:
 
 
 def _curves(home: Home, session: str) -> dict[str, Any]:
-    """Curves by phase; those of a reused phase run lie with the session that computed it."""
-    found = {}
-    for run in newest_runs(home, session):
-        owner: PhaseRunRow = run
-        if run.status == "reused":
-            owner = home.registry.find_completed(run.fingerprint, statuses=("completed",)) or run
-        path = home.metrics_path(owner.session, owner.phase, owner.fingerprint)
-        if curves := read_curves(path, points=_CURVE_POINTS):
-            found[run.phase] = curves
-    return found
+    """Curves by phase."""
+    found = {run.phase: read_curves(curve_file(home, run), points=_CURVE_POINTS) for run in newest_runs(home, session)}
+    return {phase: curves for phase, curves in found.items() if curves}
 
 
 def _ladder(ladder: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

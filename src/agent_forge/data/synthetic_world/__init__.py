@@ -1,9 +1,9 @@
 """The synthetic world: text of our own, made by programs, with exact answers.
 
-Item n of a seed is a pure function of (seed, n). Its split follows from what it is about (`Item.key`), so that train, selection and
-test are disjoint by construction, for every seed and every size. Five domains: ``stories`` (a simulated world, told), ``arithmetic`` (worked
-word problems), ``code`` (programs and what they print), ``facts`` (an invented world and questions), ``tools`` (which tool,
-with what). Ten levels of difficulty in each.
+Item n of a seed is a pure function of (seed, n). Its split follows from what it is about (`Item.key`), so that
+train, selection and test are disjoint by construction, for every seed and every size. Five domains: ``stories`` (a
+simulated world, told), ``arithmetic`` (worked word problems), ``code`` (programs and what they print), ``facts`` (an
+invented world and questions), ``tools`` (which tool, with what). Ten levels of difficulty in each.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Word problems with worked steps; every number is computed, none is drawn.
 
-Levels set the number of steps and the size of the numbers; from level 6 on some problems state their quantities in shuffled order, so
-that the order of the steps has to be found (as in iGSM; Ye et al. 2024, arXiv:2407.20311), and some hold numbers that
-do not matter.
+Levels set the number of steps and the size of the numbers; from level 6 on some problems state their quantities in
+shuffled order, so that the order of the steps has to be found (as in iGSM; Ye et al. 2024, arXiv:2407.20311), and
+some hold numbers that do not matter.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def _price(rng: random.Random, level: int) -> Problem:
 
 def _journey(rng: random.Random, level: int) -> Problem:
     """Legs of a way with speed and time."""
-    name, they = rng.choice(NAMES)
+    name, _ = rng.choice(NAMES)
     legs, steps, total = [], [], 0
     for _ in range(1 + level // 3):
         speed, hours = rng.randint(2, 6 + 4 * level), rng.randint(2, 3 + level)
@@ -194,7 +194,8 @@ def _share(rng: random.Random, level: int) -> Problem:
     people, each = rng.randint(2, 5 + level), rng.randint(2, _size(level) // 4 + 2)
     rest = rng.randint(0, people - 1)
     whole = people * each + rest
-    question = f"{name} shares {whole} {thing} among {people} people, as many as possible for each, all the same. How many are left over?"
+    said = f"{name} shares {whole} {thing} among {people} people, as many as possible for each, all the same."
+    question = f"{said} How many are left over?"
     return question, [f"{people} * {each} = {people * each}", f"{whole} - {people * each} = {rest}"], rest
 
 
@@ -207,7 +208,8 @@ def _clock(rng: random.Random, level: int) -> Problem:
     steps = [f"{start} + {after} = {total}"]
     if total >= 24:
         steps.append(f"{total} - {total - end} = {end}")
-    question = f"On a clock with 24 hours it is {start} o'clock when {name} leaves. {name} comes back {after} hours later. What hour does the clock show then?"
+    said = f"On a clock with 24 hours it is {start} o'clock when {name} leaves. {name} comes back {after} hours later."
+    question = f"{said} What hour does the clock show then?"
     return question, steps, end
 
 
@@ -239,7 +241,8 @@ def _dependency(rng: random.Random, level: int) -> Problem:
         if len(of) == 2:
             amounts.append(amounts[of[0]] + amounts[of[1]])
             told.append(
-                f"At the {places[place]} there are as many {thing} as at the {places[of[0]]} and the {places[of[1]]} together."
+                f"At the {places[place]} there are as many {thing} "
+                f"as at the {places[of[0]]} and the {places[of[1]]} together."
             )
             steps.append(f"{places[place]}: {amounts[of[0]]} + {amounts[of[1]]} = {amounts[-1]}")
         elif rng.random() < 0.5 and amounts[of[0]] < 2000:

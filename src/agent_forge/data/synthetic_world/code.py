@@ -1,24 +1,15 @@
-"""Small programs with what they print, in a language that looks like Python and that we interpret ourselves.
+"""Small programs with what they print, in the language of `tiny_language`.
 
-A program is a tree of tuples. `render` writes it, `run` walks it; nothing is ever given to Python's own ``exec``. Programs
-that stop early, run too long or print too much are thrown away, so that every output shown is the true one.
+Programs that run too long or print too much are thrown away, so that every output shown is the true one.
 """
 
 from __future__ import annotations
 
-import operator
 import random
-from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
 
 from agent_forge.data.documents import Document, Task
+from agent_forge.data.synthetic_world.tiny_language import Node, Stopped, render, run
 from agent_forge.data.synthetic_world.words import Item, key_of, stream
-
-Node: TypeAlias = tuple[Any, ...]
-"""(kind, parts…). Expressions: num, str, var, bin, list, at, call. Statements: set, add, if, for, each, while, print, push, def, return."""
-
-MAX_STEPS = 400
-MAX_LINES = 8
 
 _NUMBERS = [
     "n",
@@ -65,181 +56,6 @@ _WORDS = [
     "thistle",
 ]
 _FUNCTIONS = ["grow", "shrink", "fold", "mix", "step", "turn", "press", "weigh", "climb", "measure", "blend", "shift"]
-
-_OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
-    "+": operator.add, "-": operator.sub, "*": operator.mul, "//": operator.floordiv, "%": operator.mod,
-    "<": operator.lt, ">": operator.gt, "<=": operator.le, ">=": operator.ge, "==": operator.eq, "!=": operator.ne,
-}  # fmt: skip
-
-
-class Stopped(Exception):  # noqa: N818 - not an error: the program is too long to show
-    """The program ran too long, printed too much or made a number too large."""
-
-
-class _Returned(Exception):  # noqa: N818
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-
-def render(program: Sequence[Node], indent: int = 0) -> str:
-    """The program as text."""
-    lines: list[str] = []
-    pad = "    " * indent
-    for node in program:
-        match node:
-            case ("set", name, value):
-                lines.append(f"{pad}{name} = {_text(value)}")
-            case ("add", name, op, value):
-                lines.append(f"{pad}{name} {op}= {_text(value)}")
-            case ("if", test, then, other):
-                lines += [f"{pad}if {_text(test)}:", render(then, indent + 1)]
-                if other:
-                    lines += [f"{pad}else:", render(other, indent + 1)]
-            case ("for", name, start, stop, body):
-                span = _text(stop) if start == ("num", 0) else f"{_text(start)}, {_text(stop)}"
-                lines += [f"{pad}for {name} in range({span}):", render(body, indent + 1)]
-            case ("each", name, sequence, body):
-                lines += [f"{pad}for {name} in {_text(sequence)}:", render(body, indent + 1)]
-            case ("while", test, body):
-                lines += [f"{pad}while {_text(test)}:", render(body, indent + 1)]
-            case ("print", *values):
-                lines.append(f"{pad}print({', '.join(map(_text, values))})")
-            case ("push", name, value):
-                lines.append(f"{pad}{name}.append({_text(value)})")
-            case ("def", name, arguments, body):
-                lines += [f"{pad}def {name}({', '.join(arguments)}):", render(body, indent + 1)]
-            case ("return", value):
-                lines.append(f"{pad}return {_text(value)}")
-            case _:
-                raise ValueError(f"unknown statement {node!r}")
-    return "\n".join(lines)
-
-
-def _text(node: Node, inner: bool = False) -> str:
-    match node:
-        case ("num", value):
-            return f"({value})" if inner and value < 0 else str(value)
-        case ("str", value):
-            return f'"{value}"'
-        case ("var", name):
-            return str(name)
-        case ("bin", op, left, right):
-            text = f"{_text(left, True)} {op} {_text(right, True)}"
-            return f"({text})" if inner else text
-        case ("list", *values):
-            return f"[{', '.join(map(_text, values))}]"
-        case ("at", sequence, index):
-            return f"{_text(sequence)}[{_text(index)}]"
-        case ("call", name, *values):
-            return f"{name}({', '.join(map(_text, values))})"
-    raise ValueError(f"unknown expression {node!r}")
-
-
-def run(program: Sequence[Node]) -> str:
-    """What the program prints.
-
-    Raises:
-        Stopped: it takes more than 400 steps, prints more than 8 lines or makes a number of more than 9 digits.
-        ValueError: it divides by zero or uses what is not there.
-    """
-    machine = _Machine()
-    machine.block(program, machine.names)
-    return "\n".join(machine.printed)
-
-
-class _Machine:
-    """Walks a program; counts its steps."""
-
-    def __init__(self) -> None:
-        self.names: dict[str, Any] = {}
-        self.functions: dict[str, tuple[Sequence[str], Sequence[Node]]] = {}
-        self.printed: list[str] = []
-        self.steps = 0
-
-    def block(self, program: Sequence[Node], names: dict[str, Any]) -> None:
-        for node in program:
-            self.tick()
-            self.statement(node, names)
-
-    def tick(self) -> None:
-        self.steps += 1
-        if self.steps > MAX_STEPS:
-            raise Stopped
-
-    def statement(self, node: Node, names: dict[str, Any]) -> None:
-        match node:
-            case ("set", name, value):
-                names[name] = self.value(value, names)
-            case ("add", name, op, value):
-                names[name] = _applied(op, names[name], self.value(value, names))
-            case ("if", test, then, other):
-                self.block(then if self.value(test, names) else other, names)
-            case ("for", name, start, stop, body):
-                for number in range(self.value(start, names), self.value(stop, names)):
-                    names[name] = number
-                    self.block(body, names)
-            case ("each", name, sequence, body):
-                for entry in list(self.value(sequence, names)):
-                    names[name] = entry
-                    self.block(body, names)
-            case ("while", test, body):
-                while self.value(test, names):
-                    self.block(body, names)
-            case ("print", *values):
-                self.printed.append(" ".join(_shown(self.value(value, names)) for value in values))
-                if len(self.printed) > MAX_LINES:
-                    raise Stopped
-            case ("push", name, value):
-                names[name].append(self.value(value, names))
-            case ("def", name, arguments, body):
-                self.functions[name] = (arguments, body)
-            case ("return", value):
-                raise _Returned(self.value(value, names))
-
-    def value(self, node: Node, names: dict[str, Any]) -> Any:
-        match node:
-            case ("num", value) | ("str", value):
-                return value
-            case ("var", name):
-                return names[name]
-            case ("bin", op, left, right):
-                return _applied(op, self.value(left, names), self.value(right, names))
-            case ("list", *values):
-                return [self.value(value, names) for value in values]
-            case ("at", sequence, index):
-                return self.value(sequence, names)[self.value(index, names)]
-            case ("call", name, *values):
-                return self.call(name, [self.value(value, names) for value in values])
-        raise ValueError(f"unknown expression {node!r}")
-
-    def call(self, name: str, values: list[Any]) -> Any:
-        builtin = {"len": len, "sum": sum, "max": max, "min": min, "sorted": sorted, "abs": abs}.get(name)
-        if builtin is not None:
-            return builtin(*values)  # type: ignore[operator]
-        arguments, body = self.functions[name]
-        self.tick()
-        try:
-            self.block(body, dict(zip(arguments, values, strict=True)))
-        except _Returned as returned:
-            return returned.value
-        return None
-
-
-def _applied(op: str, left: Any, right: Any) -> Any:
-    if op in ("//", "%") and right == 0:
-        raise ValueError("division by zero")
-    found = _OPERATORS[op](left, right)
-    if (isinstance(found, int) and abs(found) >= 10**9) or (isinstance(found, str) and len(found) > 80):
-        raise Stopped
-    return found
-
-
-def _shown(value: Any) -> str:
-    return f"[{', '.join(map(_quoted, value))}]" if isinstance(value, list) else str(value)
-
-
-def _quoted(value: Any) -> str:
-    return f"'{value}'" if isinstance(value, str) else _shown(value)
 
 
 def program(seed: int, number: int, level: int) -> Item:
@@ -288,12 +104,14 @@ class Writer:
         return tree
 
     def fresh_number(self) -> Node:
+        """A new number."""
         name = self.spare.pop()
         node = ("set", name, ("num", self.rng.randint(1, 9 + 3 * self.level)))
         self.numbers.append(name)
         return node
 
     def fresh_list(self) -> Node:
+        """A new list of three numbers or more."""
         name = self.rng.choice([name for name in _LISTS if name not in self.lists])
         values = [
             ("num", self.rng.randint(1, 9 + 3 * self.level)) for _ in range(self.rng.randint(3, 3 + self.level // 2))
@@ -302,9 +120,11 @@ class Writer:
         return ("set", name, ("list", *values))
 
     def small(self) -> Node:
+        """A small number."""
         return ("num", self.rng.randint(2, 5 + self.level))
 
     def expression(self, depth: int = 0) -> Node:
+        """An expression over what is known."""
         rng, pick = self.rng, self.rng.random()
         if pick < 0.3 or not self.numbers:
             return self.small()
@@ -314,12 +134,12 @@ class Writer:
             name, count = rng.choice(self.functions)
             return ("call", name, *(self.expression(depth + 1) for _ in range(count)))
         if self.lists and pick < 0.82:
-            name = ("var", rng.choice(self.lists))
+            walked: Node = ("var", rng.choice(self.lists))
             return rng.choice(
                 (
-                    ("at", name, ("num", rng.randint(0, 2))),
-                    ("call", "len", name),
-                    ("call", rng.choice(("sum", "max", "min")), name),
+                    ("at", walked, ("num", rng.randint(0, 2))),
+                    ("call", "len", walked),
+                    ("call", rng.choice(("sum", "max", "min")), walked),
                 )
             )
         op = rng.choice(("+", "-", "*") if self.level < 3 else ("+", "-", "*", "//", "%"))
@@ -327,6 +147,7 @@ class Writer:
         return ("bin", op, self.expression(depth + 1), right)
 
     def test(self) -> Node:
+        """A condition."""
         op = self.rng.choice(("<", ">", "<=", ">=", "==", "!="))
         left: Node = ("var", self.rng.choice(self.numbers))
         if self.rng.random() < 0.3:
@@ -339,6 +160,7 @@ class Writer:
         return ("bin", op, left, self.expression(1))
 
     def statement(self, depth: int) -> list[Node]:
+        """One statement, as a list because some need two."""
         rng = self.rng
         kinds = (
             ["set", "add"] + ["if"] * (self.level >= 2) + ["for"] * (self.level >= 3) + ["while"] * (self.level >= 5)
@@ -380,6 +202,7 @@ class Writer:
         return [("for", loop, ("num", rng.randint(0, 2)), ("num", rng.randint(3, 4 + self.level // 2)), body)]
 
     def set_statement(self) -> list[Node]:
+        """A new or changed number."""
         if self.spare and (len(self.numbers) < 3 or self.rng.random() < 0.4):
             value = self.expression()
             name = self.spare.pop()
@@ -397,6 +220,7 @@ class Writer:
         return body
 
     def function(self) -> Node:
+        """A function that always ends."""
         rng = self.rng
         name = rng.choice([name for name in _FUNCTIONS if name not in dict(self.functions)])
         arguments = rng.sample(["a", "b", "c", "d"], rng.randint(1, 2 + (self.level >= 8)))
@@ -422,6 +246,7 @@ class Writer:
         return ("def", name, tuple(arguments), body)
 
     def print(self) -> Node:
+        """The statement that shows the result."""
         rng = self.rng
         values: list[Node] = [
             ("var", name) for name in rng.sample(self.numbers, min(len(self.numbers), rng.randint(1, 2)))

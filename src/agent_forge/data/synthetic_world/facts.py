@@ -1,9 +1,10 @@
 """Facts of an invented world, and questions about them.
 
 Everything about person or town n follows from (seed, n): the same fact can be told in many articles and asked in many
-questions, so that a model can recall it. What is asked is decided by the pair (who, what): a pair that is a test question
-is never a training question, while articles of the training split tell it; and the questions of each split use forms of
-words of their own. Level ℓ draws on the first 6 · 2^ℓ people (12 at level 1, 6,144 at level 10) and asks up to three links away.
+questions, so that a model can recall it. What is asked is decided by the pair (who, what): a pair that is a
+test question is never a training question, while articles of the training split tell it; and the questions of each
+split use forms of words of their own. Level ℓ draws on the first 6 · 2^ℓ people (12 at level 1, 6,144 at level 10) and
+asks up to three links away.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class Person:
 
 def people_at(level: int) -> int:
     """How many people the facts of a level are about."""
-    return 6 * 2**level
+    return 6 << level
 
 
 @lru_cache(maxsize=1 << 14)
@@ -155,20 +156,33 @@ def _about_person(seed: int, rng: random.Random, level: int) -> Item:
     who = _someone(rng, level)
     them, home = person(seed, who), town(seed, person(seed, who).town)
     They, his = them.they.capitalize(), HIS[them.they]
+    name, His = them.name, his.capitalize()
+    friend, teacher = person(seed, them.friend).name, person(seed, them.teacher).name
     told = [
-        (f"{them.name} is {a(them.trade)} who lives in {home.name}.", f"{them.name} lives in {home.name} and works as {a(them.trade)}.",
-         f"In {home.name} lives {them.name}, {a(them.trait)} {them.trade}."),
-        (f"{They} keeps {a(them.animal)} called {them.pet}.", f"{them.pet} is the name of {his} {them.animal}.",
-         f"{them.name} has {a(them.animal)}, and its name is {them.pet}."),
-        (f"{They} likes {plural(them.food)} and the colour {them.colour}.", f"{his.capitalize()} favourite food is {a(them.food)}, {his} favourite colour {them.colour}.",
-         f"Nothing pleases {them.name} more than {a(them.food)}, and {them.they} wears {them.colour}."),
-        (f"{They} was born in the year {them.born}.", f"{his.capitalize()} year of birth is {them.born}."),
-        (f"{his.capitalize()} best friend is {person(seed, them.friend).name}.", f"{person(seed, them.friend).name} is the best friend of {them.name}."),
-        (f"{They} learned from {person(seed, them.teacher).name}.", f"{person(seed, them.teacher).name} was {his} teacher.",
-         f"{person(seed, them.teacher).name} taught {them.name}."),
-        (f"{his.capitalize()} treasure is {a(them.treasure)}.", f"{They} would never sell {his} {them.treasure}, the treasure of {his} life."),
-        (f"{home.name} lies on the {home.river} and is ruled by {person(seed, home.ruler).name}.", f"{home.name}, on the river {home.river}, sells {home.good}."),
-    ]  # fmt: skip
+        (
+            f"{name} is {a(them.trade)} who lives in {home.name}.",
+            f"{name} lives in {home.name} and works as {a(them.trade)}.",
+            f"In {home.name} lives {name}, {a(them.trait)} {them.trade}.",
+        ),
+        (
+            f"{They} keeps {a(them.animal)} called {them.pet}.",
+            f"{them.pet} is the name of {his} {them.animal}.",
+            f"{name} has {a(them.animal)}, and its name is {them.pet}.",
+        ),
+        (
+            f"{They} likes {plural(them.food)} and the colour {them.colour}.",
+            f"{His} favourite food is {a(them.food)}, {his} favourite colour {them.colour}.",
+            f"Nothing pleases {name} more than {a(them.food)}, and {them.they} wears {them.colour}.",
+        ),
+        (f"{They} was born in the year {them.born}.", f"{His} year of birth is {them.born}."),
+        (f"{His} best friend is {friend}.", f"{friend} is the best friend of {name}."),
+        (f"{They} learned from {teacher}.", f"{teacher} was {his} teacher.", f"{teacher} taught {name}."),
+        (f"{His} treasure is {a(them.treasure)}.", f"{They} would never sell {his} {them.treasure}, {his} treasure."),
+        (
+            f"{home.name} lies on the {home.river} and is ruled by {person(seed, home.ruler).name}.",
+            f"{home.name}, on the river {home.river}, sells {home.good}.",
+        ),
+    ]
     rest = rng.sample(told[1:], rng.randint(3, len(told) - 1))
     chosen = [rng.choice(forms) for forms in [told[0], *rest]]
     text = " ".join(chosen)
@@ -216,7 +230,8 @@ def _asked(rng: random.Random, level: int) -> str:
 def _questions(seed: int, rng: random.Random, level: int) -> Item:
     """One to three questions about different pairs that belong to the same split."""
     turns: list[tuple[str, str]] = []
-    tasks, pairs = [], []
+    tasks: list[Task] = []
+    pairs: list[tuple[int, str]] = []
     wanted: Split | None = None
     for _ in range(rng.randint(1, 3) * 4):
         who, what = _someone(rng, level), _asked(rng, level)

@@ -1,17 +1,17 @@
 """Stories: a small world is simulated, and what happens in it is told.
 
 A character wants a thing. To get it, obstacles have to be cleared, each of which may need another thing (backward
-chaining, as in TALE-SPIN; Meehan 1977): a key for a lock, a light for the dark, something to trade, food for an animal that guards
-the way. Other characters act meanwhile. Every sentence is an action that changed the state, so that a reader who keeps
-track can answer what the story is asked about.
+chaining, as in TALE-SPIN; Meehan 1977): a key for a lock, a light for the dark, something to trade, food for an
+animal that guards the way. Other characters act meanwhile. Every sentence is an action that changed the state, so
+that a reader who keeps track can answer what the story is asked about.
 """
 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
 
 from agent_forge.data.documents import Document, Task
+from agent_forge.data.synthetic_world.state import Character, World
 from agent_forge.data.synthetic_world.words import (
     ANIMALS,
     BOXES,
@@ -35,55 +35,6 @@ from agent_forge.data.synthetic_world.words import (
 )
 
 
-@dataclass
-class Character:
-    """Someone in a story: where they are and what they carry."""
-
-    name: str
-    they: str
-    role: str
-    place: str
-    holds: list[str] = field(default_factory=list)
-
-
-@dataclass
-class World:
-    """The state of a story, and what has been told so far."""
-
-    rng: random.Random
-    places: list[str]
-    people: list[Character] = field(default_factory=list)
-    lies: dict[str, str] = field(default_factory=dict)
-    told: list[str] = field(default_factory=list)
-    reasons: list[tuple[str, str, str]] = field(default_factory=list)
-    taken: list[tuple[str, str]] = field(default_factory=list)
-    given: list[tuple[str, str, str]] = field(default_factory=list)
-    used_words: set[str] = field(default_factory=set)
-    promised: set[str] = field(default_factory=set)
-
-    def tell(self, *forms: str) -> None:
-        """Adds one of these sentences, its first letter in upper case."""
-        said = self.rng.choice(forms)
-        self.told.append(said[0].upper() + said[1:])
-
-    def fresh(self, words: list[str] | tuple[str, ...]) -> str:
-        """A word that this story has not used for a thing or place yet."""
-        while True:
-            word = self.rng.choice(words)
-            if word not in self.used_words:
-                self.used_words.add(word)
-                return word
-
-    def thing(self, words: list[str] | tuple[str, ...]) -> str:
-        """A thing with a look of its own: ``small red bell``."""
-        noun = self.fresh(words)
-        return (
-            f"{self.rng.choice(LOOKS)} {self.rng.choice(COLOURS)} {noun}"
-            if self.rng.random() < 0.4
-            else (f"{self.rng.choice(COLOURS if self.rng.random() < 0.6 else LOOKS)} {noun}")
-        )
-
-
 def story(seed: int, number: int, level: int) -> Item:
     """Story ``number`` of this seed: level 1 one errand, level 10 five obstacles with four others acting in between."""
     rng = stream("stories", seed, number, level)
@@ -104,6 +55,12 @@ def story(seed: int, number: int, level: int) -> Item:
     return Item(Document.chat(turns, "stories", level), (task,), key)
 
 
+_TIMES = (
+    *("One morning", "Long ago", "On a rainy day", "Early in spring", "One winter evening", "After the harvest"),
+    *("At dawn", "One quiet afternoon", "On market day", "In the first snow", "Late in summer", "On a windy night"),
+)
+
+
 def _opening(rng: random.Random, level: int) -> World:
     world = World(rng, [])
     for _ in range(4 + level // 2):
@@ -117,10 +74,7 @@ def _opening(rng: random.Random, level: int) -> World:
         role = rng.choice(ANIMALS) if rng.random() < 0.35 else rng.choice(TRADES)
         world.people.append(Character(name, they, f"{rng.choice(TRAITS)} {role}", rng.choice(world.places)))
     hero = world.people[0]
-    time = rng.choice(
-        ("One morning", "Long ago", "On a rainy day", "Early in spring", "One winter evening", "After the harvest", "At dawn", "One quiet afternoon",
-         "On market day", "In the first snow", "Late in summer", "On a windy night")
-    )  # fmt: skip
+    time = rng.choice(_TIMES)
     world.tell(
         f"{time}, {a(hero.role)} named {hero.name} was at the {hero.place}.",
         f"{hero.name} was {a(hero.role)}. {time}, {hero.they} was at the {hero.place}.",

@@ -1,8 +1,8 @@
 """Questions in the shape of tool use: which tool, with which arguments, and what to say with its result.
 
-A call is one line, ``tool(arguments)``; its result comes back as the next turn. Tools: ``calculator``, ``lookup`` (one fact
-about one person), ``search`` (who has this?), ``clock`` (hours later) and, at times, none at all. The results are true in the
-invented world of `facts`.
+A call is one line, ``tool(arguments)``; its result comes back as the next turn. Tools: ``calculator``, ``lookup``
+(one fact about one person), ``search`` (who has this?), ``clock`` (hours later) and, at times, none at all. The results
+are true in the invented world of `facts`.
 """
 
 from __future__ import annotations

@@ -43,6 +43,9 @@ LADDER: Mapping[str, tuple[str, ...]] = {
 
 Uniform: step in root mean squares. SeedLM, Hyper-Compression, GPTQ, VPTQ: bits a weight."""
 
+EXTREME_STEP = "4.5"
+"""Uniform step at which a Gaussian costs about 0.1 bit: never offered, measured for the ladder, may be forced."""
+
 VPTQ_LAYOUTS: Mapping[str, tuple[int, int]] = {"3": (3, 512), "2": (4, 256)}
 """Rate → (vector, centroids)."""
 
@@ -77,7 +80,8 @@ def encode(
         ValueError: an option that does not exist, or that this tensor cannot take.
     """
     codec, _, rate = option.partition("/")
-    if rate not in LADDER.get(codec, ()) or codec == "vptq":
+    known = rate in LADDER.get(codec, ()) or option == f"uniform/{EXTREME_STEP}"
+    if not known or codec == "vptq":
         raise ValueError(f"unknown option {option!r}; rates by codec are {dict(LADDER)}")
     if codec == "plain" or tensor.numel() == 0:  # nothing to round in an empty tensor
         return plain.encode(tensor, form=rate if tensor.numel() else "native")
@@ -98,5 +102,7 @@ def encode(
 def weaker(option: str) -> str | None:
     """The next finer rate of the same codec, or None at its finest."""
     codec, _, rate = option.partition("/")
+    if rate not in LADDER[codec]:
+        return f"{codec}/{LADDER[codec][-1]}"
     index = LADDER[codec].index(rate)
     return f"{codec}/{LADDER[codec][index - 1]}" if index else None

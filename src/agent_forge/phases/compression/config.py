@@ -25,7 +25,7 @@ class CompressionConfig(BaseModel):
     )
     forced: dict[str, str] = Field(
         default_factory=dict,
-        description="Role of a tensor (embedding, linear, …) → option (codec/rate) it gets whatever the allocation says.",
+        description="Role (embedding, linear, …) → option (codec/rate), whatever the allocation says; gates still hold.",
     )
     calibration_documents: int = Field(
         24, ge=1, le=4096, description="Documents of the training split for gradients and Hessians."

@@ -1,0 +1,144 @@
+"""The phase end to end on a tiny model that has learned its text: gates, roll-back, report, determinism."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from agent_forge.contract import Phase, one
+from agent_forge.errors import Interrupted
+from agent_forge.model import ternary as ternary_room
+from agent_forge.phases.compression import forge_file
+from agent_forge.phases.compression.alone import compress
+from agent_forge.phases.compression.config import CompressionConfig
+from agent_forge.phases.compression.phase import FILE_NAME, PHASE
+from agent_forge.pipeline.memory_context import MemoryContext
+
+QUICK = {"codecs": ("plain", "ternary", "uniform"), "small_tensor_weights": 256, "ladder": False, "max_length": 64}
+
+
+@pytest.fixture(scope="module")
+def corpus_folder(tmp_path_factory) -> Path:
+    from agent_forge.data.corpora import ingest
+
+    folder = tmp_path_factory.mktemp("data")
+    texts = [f"The fox number {i} saw {i * 3} birds, and {i % 4} of them flew over the old mill. " * 3 for i in range(90)]
+    (folder / "foxes.txt").write_text("\n\n".join(texts), encoding="utf-8")
+    ingest([str(folder / "foxes.txt")], folder / "corpus", seed=0)
+    return folder / "corpus"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(trained, tokenizer, tmp_path_factory) -> Path:
+    from agent_forge.model.checkpoint import save_model
+
+    model = copy.deepcopy(trained)
+    for name, module in list(model.named_modules()):
+        if name.endswith("proj"):
+            ternary_room.TernaryLinear.from_linear(module, ternary_room.Layout(32))
+    return save_model(model, tokenizer, tmp_path_factory.mktemp("checkpoint") / "model")
+
+
+def run(folder: Path, checkpoint: Path, corpus: Path, **settings) -> tuple[MemoryContext, Path]:
+    context = MemoryContext(folder)
+    inputs = {"model": context.adopt("checkpoint", checkpoint), "corpus": context.adopt("corpus", corpus)}
+    if settings.pop("trunk", False):
+        inputs["trunk"] = inputs["model"]
+    outputs = PHASE.run(CompressionConfig(**{**QUICK, **settings}), inputs, context)
+    return context, context.path(one(outputs, "agent")) / FILE_NAME
+
+
+def test_contract():
+    assert isinstance(PHASE, Phase)
+    assert PHASE.consumes == {"model": "checkpoint", "corpus": "corpus", "trunk": "checkpoint?"}
+    assert PHASE.produces == {"agent": "agent_file"}
+
+
+def test_reports_what_the_file_on_disk_does(tmp_path, checkpoint, corpus_folder):
+    context, path = run(tmp_path, checkpoint, corpus_folder, trunk=True)
+    found = context.measured
+    assert found["compression/size_bytes"] == path.stat().st_size
+    assert found["compression/round_trip_exact"] == 1.0
+    assert found["compression/retention_fraction"] > 0.95
+    assert found["compression/retention_of_trunk"] == pytest.approx(found["compression/retention_fraction"], rel=1e-6)
+    assert found["compression/bits_per_weight"] < 16
+    agent, _ = forge_file.read_model(path)
+    plan = {row["tensor"]: row["option"] for row in context.attachments["compression_plan"]}
+    assert plan["model.layers.0.mlp.up_proj.weight"].startswith("ternary/")
+    linears = ternary_room.ternary_linears(agent)
+    assert len(linears) == 14  # the activations of a ternary agent are rounded, as in the model that was measured
+    assert all(layer.frozen and layer.activation_bits == 8 for layer in linears.values())
+
+
+def test_equal_runs_give_equal_bytes(tmp_path, checkpoint, corpus_folder):
+    files = [run(tmp_path / name, checkpoint, corpus_folder)[1].read_bytes() for name in ("a", "b")]
+    assert files[0] == files[1]
+
+
+def test_a_tighter_bound_gives_a_larger_file(tmp_path, checkpoint, corpus_folder):
+    sizes = [
+        run(tmp_path / str(bound), checkpoint, corpus_folder, max_bits_per_byte_increase_fraction=bound)[0].measured[
+            "compression/size_bytes"
+        ]
+        for bound in (0.0, 0.002, 0.05)
+    ]
+    assert sizes[0] > sizes[1] > sizes[2]
+
+
+def test_an_unreachable_size_is_said_and_the_larger_one_accepted(tmp_path, checkpoint, corpus_folder):
+    context, path = run(tmp_path, checkpoint, corpus_folder, max_bytes=1000)
+    assert path.stat().st_size > 1000
+    assert [failure for failure, _, _ in context.warnings] == ["PR8"]
+    assert "larger size is accepted" in context.warnings[0][1]
+    assert context.measured["compression/retention_fraction"] > 0.9
+
+
+def test_ladder_is_measured_from_large_to_small(tmp_path, checkpoint, corpus_folder):
+    context, path = run(tmp_path, checkpoint, corpus_folder, ladder=True)
+    rows = {row["name"]: row for row in context.attachments["ladder"]}
+    sizes = [row["bytes"] for row in context.attachments["ladder"]]
+    assert sizes == sorted(sizes, reverse=True)
+    chosen = rows["chosen .forge file"]
+    assert chosen["bytes"] == path.stat().st_size
+    assert chosen["bits_per_byte"] == pytest.approx(context.measured["compression/bits_per_byte"], rel=1e-9)
+    assert rows["fp16"]["bytes"] > rows["int8 + zstd"]["bytes"] > rows["int4 + zstd"]["bytes"]
+    assert rows["everything at about 0.1 bit"]["retention"] < rows["int8 + zstd"]["retention"]
+    assert chosen["bytes"] < rows["ternary 2-bit + zstd, rest fp16"]["bytes"]
+
+
+def test_stopping_leaves_no_file(tmp_path, checkpoint, corpus_folder):
+    context = MemoryContext(tmp_path)
+    context.stopping = True
+    inputs = {"model": context.adopt("checkpoint", checkpoint), "corpus": context.adopt("corpus", corpus_folder)}
+    with pytest.raises(Interrupted):
+        PHASE.run(CompressionConfig(**QUICK), inputs, context)
+    assert not list(tmp_path.rglob("*.forge"))
+
+
+def test_any_checkpoint_alone_without_text(tmp_path, trained, tokenizer):
+    """`agent-forge compress` on a plain Llama: text is sampled from the model itself."""
+    trained.save_pretrained(tmp_path / "llama")
+    tokenizer.save_pretrained(tmp_path / "llama")
+    facts = compress(tmp_path / "llama", tmp_path / "out.forge", min_retention=0.97, config=CompressionConfig(**QUICK))
+    stock = sum(p.numel() for p in AutoModelForCausalLM.from_pretrained(tmp_path / "llama").parameters())
+    assert facts["round_trip_exact"] == 1.0
+    assert facts["retention_fraction"] > 0.93
+    assert facts["size_bytes"] < stock
+    model, loaded = forge_file.read_model(tmp_path / "out.forge")
+    out = model.generate(torch.tensor([loaded("The fox")["input_ids"]]), max_new_tokens=5, do_sample=False)
+    assert out.shape[1] > 5
+
+
+def test_all_codecs_together_on_a_full_precision_model(tmp_path, trained, tokenizer):
+    trained.save_pretrained(tmp_path / "llama")
+    tokenizer.save_pretrained(tmp_path / "llama")
+    texts = [f"The fox number {i} saw {i * 3} birds, and {i % 4} of them flew over the old mill. " for i in range(30)]
+    settings = {key: value for key, value in QUICK.items() if key != "codecs"}
+    facts = compress(tmp_path / "llama", tmp_path / "out.forge", texts=texts, config=CompressionConfig(**settings))
+    assert facts["round_trip_exact"] == 1.0
+    assert {entry["option"].partition("/")[0] for entry in facts["skipped"]} == {"seedlm", "hyper"}
+    assert all("uniform coding needs" in entry["reason"] for entry in facts["skipped"])
