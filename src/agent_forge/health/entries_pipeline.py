@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from agent_forge.health.detectors import Signal
 from agent_forge.health.failure import EVERYWHERE, Failure
 
 PIPELINE: tuple[Failure, ...] = (
@@ -48,7 +47,6 @@ PIPELINE: tuple[Failure, ...] = (
         measured="memory over the limit; the end of the phase's process", threshold="> 80%; any out-of-memory",
         mitigation="the phase alone ends, with its row and its advice", fallback="declared one, or stop",
         advice="halve the micro-batch, or raise the memory limit",
-        signals=(Signal("system/memory_fraction", "above", 0.8, window=1),),
     ),
     Failure(
         "ENV2", "disk full",
@@ -57,7 +55,6 @@ PIPELINE: tuple[Failure, ...] = (
         mitigation="older states go; the save is refused before its first byte",
         fallback="a clear error; nothing committed is lost, resume goes on", shown="error, doctor",
         advice="`agent-forge sessions gc`, or another --home",
-        signals=(Signal("system/disk_fraction", "above", 0.8, window=1),),
     ),
     Failure(
         "ENV3", "network lost", cause="no network, a slow hub", phases=EVERYWHERE,
