@@ -6,6 +6,7 @@ from agent_forge.health.detectors import Signal
 from agent_forge.health.failure import Failure
 
 _NOT_BUILT = "its phase is not built yet"
+_AWAITED = "no test injects it yet"
 
 COGNATE: tuple[Failure, ...] = (
     Failure(
@@ -15,6 +16,7 @@ COGNATE: tuple[Failure, ...] = (
         threshold="worse than its parents for two pairs of branches",
         mitigation="warning; the figure merge_preview goes to the gate", fallback="the gate decides",
         advice="train the trunk longer and the branches shorter, or give reasoning sources more weight",
+        test="tests/phases/cognate/test_merge_preview_warns.py::test_a1_branches_that_do_not_merge_are_told",
     ),
     Failure(
         "A2", "data without reasoning of several steps",
@@ -28,6 +30,7 @@ COGNATE: tuple[Failure, ...] = (
             Signal("act/avg_steps", "below", 1.5, window=1000),
             Signal("loss/total", "flat", 0.001, window=1000),
         ),
+        test="tests/faults/test_cognate_faults.py::test_a2_a_memory_that_is_never_used",
     ),
     Failure(
         "B1", "parameter budget overrun",
@@ -37,6 +40,7 @@ COGNATE: tuple[Failure, ...] = (
         fallback="none: the run does not start", shown="error message, exit code 2",
         advice="take the first knob that the message names",
         correction="the written savings (d_mem 256→192 saves 1M, a layer 3M) are wrong: they are computed",
+        test="tests/faults/test_cognate_faults.py::test_b1_a_model_larger_than_promised_is_refused_with_knobs",
     ),
     Failure(
         "B2", "sliding-window attention fails at long range",
@@ -44,6 +48,7 @@ COGNATE: tuple[Failure, ...] = (
         measured="probe of recall by distance", threshold="far recall at chance while near recall is not",
         mitigation="global tokens; gated memory", fallback="warning",
         shown="figures of the probe", advice="widen the window or add global tokens",
+        test="tests/evaluation/test_probes.py::test_a_short_memory_fails_far_away_only",
     ),
     Failure(
         "C1", "adaptive halting always or never halts",
@@ -57,6 +62,7 @@ COGNATE: tuple[Failure, ...] = (
             Signal("act/largest_halt_prob", "below", 0.1, window=200, level="act"),
         ),
         correction="a halt fires when p > threshold; the written advice had the sign reversed",
+        test="tests/faults/test_cognate_faults.py::test_c1_a_head_that_always_or_never_halts_moves_the_threshold",
     ),
     Failure(
         "C2", "training unstable",
@@ -71,6 +77,7 @@ COGNATE: tuple[Failure, ...] = (
             Signal("grad/norm", "above", 100.0, window=10),
             Signal("loss/total", "rise", 1.0, window=100),
         ),
+        test="tests/faults/test_cognate_faults.py::test_c2_a_poisoned_weight_returns_to_the_last_good_state",
     ),
     Failure(
         "D1", "Grokfast amplifies too much",
@@ -79,6 +86,7 @@ COGNATE: tuple[Failure, ...] = (
         threshold="ratio > 2.0 (healthy 1.0 to 1.5), or the loss rises by 1.0 within 100 steps",
         mitigation="λ is lowered, then off", fallback="plain Muon", advice="set the Grokfast weight to 0",
         signals=(Signal("grokfast/ratio", "above", 2.0, window=100, level="act"),),
+        test="tests/faults/test_cognate_faults.py::test_d1_grokfast_that_amplifies_is_weakened_then_switched_off",
     ),
     Failure(
         "D2", "Newton–Schulz diverges",
@@ -88,6 +96,7 @@ COGNATE: tuple[Failure, ...] = (
         fallback="warning", advice="raise the number of iterations",
         signals=(Signal("optim/orthogonality_error", "above", 0.6, window=1000, level="act"),),
         correction="the quintic keeps singular values in about 0.7–1.2, so an absolute error < 0.1 cannot be met",
+        test="tests/faults/test_cognate_faults.py::test_d2_one_step_of_newton_schulz_is_too_few_and_is_replaced",
     ),
     Failure(
         "D3", "QK-clip fires too often",
@@ -98,6 +107,7 @@ COGNATE: tuple[Failure, ...] = (
             Signal("optim/qk_clip_count", "above", 100, window=100),
             Signal("optim/qk_clip_count", "above", 500, window=100, level="act"),
         ),
+        test="tests/faults/test_cognate_faults.py::test_d3_and_e1_qk_clip_fires_and_shared_keys_stay",
     ),
     Failure(
         "E1", "rotary key damaged by clipping",
@@ -106,6 +116,7 @@ COGNATE: tuple[Failure, ...] = (
         mitigation="only the query is scaled where the key is shared", fallback="warning",
         advice="switch the clip off: QK-norm bounds the logits",
         signals=(Signal("attn/rope_norm", "below", 0.05, window=200),),
+        test="tests/faults/test_cognate_faults.py::test_e1_keys_shrunk_in_one_layer",
     ),
     Failure(
         "E2", "attention sinks",
@@ -115,6 +126,7 @@ COGNATE: tuple[Failure, ...] = (
         advice="add global tokens",
         signals=(Signal("attn/sinks", "above", 10.0, window=200, level="act"),),
         correction="a causal mean at 512 tops out near 5.2 nats: entropy is given as a fraction of what is possible",
+        test="tests/faults/test_cognate_faults.py::test_e2_attention_sinks_bring_attention_entropy_into_the_objective",
     ),
     Failure(
         "F1", "logging slows training",
@@ -122,6 +134,7 @@ COGNATE: tuple[Failure, ...] = (
         measured="rows that wait; throughput with and without tracking", threshold="queue full; > 2% slower",
         mitigation="the queue thins itself out and counts; it never blocks", fallback="no curves for that stretch",
         shown="counts in the file of curves, report", advice="log less often",
+        test="tests/faults/test_storage_faults.py::test_a_slow_disk_thins_the_curves_out_and_never_blocks_training",
     ),
     Failure(
         "F2", "a state is corrupt",
@@ -130,6 +143,7 @@ COGNATE: tuple[Failure, ...] = (
         mitigation="same-folder temporary file, fsync, rename, fsync of the folder; three states are kept",
         fallback="the newest intact state", shown="resume, verify", advice="check the disk",
         correction="a move across file systems is not atomic",
+        test="tests/faults/test_storage_faults.py::test_a_corrupt_state_falls_back_to_the_one_before",
     ),
     Failure(
         "G1", "merging breaks recursion",
@@ -139,12 +153,14 @@ COGNATE: tuple[Failure, ...] = (
         mitigation="warning with the figures; the search keeps the best parent among its candidates",
         fallback="the gate decides",
         advice="train the branches for a shorter time from the trunk",
+        test="tests/faults/test_cognate_faults.py::test_g1_merging_two_strangers_is_worse_than_their_mean",
     ),
     Failure(
         "G2", "the optimizer's configuration does not carry over",
         cause="two classes for one thing", phases=("cognate", "bitnet"), measured="the same keywords in each phase",
         threshold="any difference", mitigation="one optimizer, plain keywords", fallback="none",
         shown="tests", advice="",
+        test="tests/faults/test_cognate_faults.py::test_g2_one_optimizer_serves_every_phase_that_trains",
     ),
 )  # fmt: skip
 
@@ -155,6 +171,7 @@ LATER_PHASES: tuple[Failure, ...] = (
         measured="resident memory of the phase over its limit", threshold="≥ 80%",
         mitigation="candidates are merged one at a time and stream tensor by tensor", fallback="smaller population",
         advice="lower evomerge.population or raise the memory limit",
+        later=_AWAITED,
     ),
     Failure(
         "CF2", "divergence at the edge of chaos",
@@ -168,6 +185,7 @@ LATER_PHASES: tuple[Failure, ...] = (
         measured="retention against the model that entered the phase, after each stage", threshold="< 95%",
         mitigation="the stage is rolled back tensor group by tensor group", fallback="a weaker rate",
         advice="allow more bytes or choose fewer codecs",
+        test="tests/faults/test_compression_faults.py::test_cf3_a_codec_that_is_too_coarse_is_rolled_back_and_the_result_says_so",
     ),
     Failure(
         "PR2", "evaluation is the bottleneck of evolution",
@@ -175,6 +193,7 @@ LATER_PHASES: tuple[Failure, ...] = (
         measured="evaluations by genotype", threshold="a genotype evaluated twice",
         mitigation="scores are kept by genotype", fallback="smaller population",
         advice="fewer documents for selection",
+        later=_AWAITED,
     ),
     Failure(
         "PR3", "thoughts corrupt sequences", cause="incoherent thoughts", phases=("quietstar",),
@@ -187,6 +206,7 @@ LATER_PHASES: tuple[Failure, ...] = (
         mitigation="gradual blend, recovery with distillation", fallback="more bits for the layers that hurt most",
         advice="more recovery steps",
         signals=(Signal("bitnet/loss", "not_finite", level="act"),),
+        test="tests/faults/test_bitnet_faults.py::test_pr4_a_model_that_quantization_destroys_climbs_to_fp16",
     ),
     Failure(
         "PR5", "dreams hallucinate", cause="training on own output", phases=("forge",), measured="retention",
@@ -208,12 +228,14 @@ LATER_PHASES: tuple[Failure, ...] = (
         measured="bytes of the finished file", threshold="> the budget",
         mitigation="the allocation searches all codecs", fallback="a clear error, or the larger file marked degraded",
         advice="raise the budget or lower the retention that is asked for",
+        test="tests/faults/test_compression_faults.py::test_pr8_size_out_of_reach",
     ),
     Failure(
         "RISK-002", "special tokens corrupted by quantization",
         cause="a rule by name takes embedding or head for a body matrix", phases=("bitnet", "compression"),
         measured="rows of special tokens before and after", threshold="one bit",
         mitigation="roles by module", fallback="none: the handoff is refused", shown="handoff check",
+        test="tests/faults/test_bitnet_faults.py::test_risk_002_special_rows_survive_even_when_embeddings_train",
     ),
     Failure(
         "RISK-004", "gradients vanish in ternary training",
@@ -223,5 +245,6 @@ LATER_PHASES: tuple[Failure, ...] = (
         advice="check the blend schedule",
         signals=(Signal("bitnet/gradient_share", "below", 0.5, window=20, level="act"),),
         correction="round and clip, not sign",
+        test="tests/faults/test_bitnet_faults.py::test_risk_004_is_reported_when_gradients_vanish",
     ),
 )  # fmt: skip
