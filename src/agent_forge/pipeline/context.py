@@ -35,8 +35,9 @@ class WorkerContext:
     from its last state, and one with another configuration does not.
     """
 
-    def __init__(self, order: WorkOrder, connection: Connection, stop: Any) -> None:
-        self._order, self._connection, self._stop = order, connection, stop
+    def __init__(self, order: WorkOrder, connection: Connection) -> None:
+        self._order, self._connection = order, connection
+        self._stopping = False
         self._home = Home.open(order.home)
         self._folder = self._home.scratch_folder(order.session, order.phase, order.fingerprint)
         self.seed, self.device = order.seed, order.device
@@ -138,8 +139,10 @@ class WorkerContext:
         return dict(state), step
 
     def should_stop(self) -> bool:
-        """See Context."""
-        return bool(self._stop.is_set())
+        """See Context; the runner says it through the pipe."""
+        while not self._stopping and self._connection.poll():
+            self._stopping = self._connection.recv() == "stop"
+        return self._stopping
 
     def _say(self, kind: str, payload: Mapping[str, Any], *, often: bool = False) -> None:
         """Sends an event; frequent ones at most five times a second, so that watching costs nothing."""
