@@ -15,10 +15,9 @@ from agent_forge.data.tokenizer import train_tokenizer
 from agent_forge.errors import ConfigError, HandoffError
 from agent_forge.model import CognateConfig, CognateForCausalLM
 from agent_forge.model.checkpoint import load_model, save_model
-from agent_forge.phases.bitnet.config import BitnetConfig
-from agent_forge.phases.bitnet.export import export
+from agent_forge.phases.bitnet.alone import quantize_folder
+from agent_forge.phases.bitnet.export import export_folder
 from agent_forge.phases.bitnet.export_gguf import _as_known_architecture
-from agent_forge.phases.bitnet.quantize import quantize
 
 SHAPE = {
     "vocab_size": 320, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -37,7 +36,7 @@ def _ternary(folder, model, tokenizer, **changes):
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
     save_model(model, tokenizer, folder / "full", {})
-    quantize(folder / "full", folder / "ternary", config=BitnetConfig(**changes))
+    quantize_folder(folder / "full", folder / "ternary", **changes)
     return folder / "ternary"
 
 
@@ -72,7 +71,7 @@ def _load_stock(folder):
 
 @pytest.mark.parametrize("linear_class", ["bitlinear", "autobitlinear"])
 def test_stock_transformers_loads_hf_bitnet_with_equal_logits(llama, tmp_path, linear_class):
-    facts = export(llama, "hf-bitnet", tmp_path / "out", linear_class=linear_class)
+    facts = export_folder(llama, tmp_path / "out", to="hf-bitnet", linear_class=linear_class)
     loaded, logits = _load_stock(tmp_path / "out")
     ours, _ = load_model(llama)
     assert loaded is LlamaForCausalLM
@@ -81,7 +80,7 @@ def test_stock_transformers_loads_hf_bitnet_with_equal_logits(llama, tmp_path, l
 
 
 def test_the_wrong_convention_would_be_seen(llama, tmp_path):
-    export(llama, "hf-bitnet", tmp_path / "out", linear_class="bitlinear")
+    export_folder(llama, tmp_path / "out", to="hf-bitnet", linear_class="bitlinear")
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     config["quantization_config"]["linear_class"] = "autobitlinear"
     (tmp_path / "out" / "config.json").write_text(json.dumps(config))
@@ -91,7 +90,7 @@ def test_the_wrong_convention_would_be_seen(llama, tmp_path):
 
 @pytest.mark.parametrize(("dtype", "bound"), [("float32", 0.0), ("float16", 5e-3)])
 def test_hf_is_the_dequantized_model(llama, tmp_path, dtype, bound):
-    export(llama, "hf", tmp_path / "out", dtype=dtype)
+    export_folder(llama, tmp_path / "out", to="hf", dtype=dtype)
     assert not (tmp_path / "out" / "ternary.json").exists()
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
     reference = AutoModelForCausalLM.from_pretrained(llama, dtype=torch.float32).eval()
@@ -102,7 +101,7 @@ def test_hf_is_the_dequantized_model(llama, tmp_path, dtype, bound):
 
 @pytest.mark.parametrize("kind", ["TQ1_0", "TQ2_0"])
 def test_gguf_holds_every_weight(llama, tmp_path, kind, tokenizer):
-    facts = export(llama, "gguf", tmp_path / "out", kind=kind)
+    facts = export_folder(llama, tmp_path / "out", to="gguf", kind=kind)
     reader = gguf.GGUFReader(tmp_path / "out" / "model.gguf")
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     assert facts["ternary_tensors"] == 14
@@ -144,7 +143,7 @@ def test_a_plain_cognate_is_a_qwen3_under_other_names(plain_cognate, tmp_path):
     assert layouts == {}
     plain = AutoModelForCausalLM.from_pretrained(plain_cognate, dtype=torch.float32).eval()
     assert torch.allclose(_logits(twin), _logits(plain), atol=1e-4)
-    facts = export(plain_cognate, "gguf", tmp_path / "out")
+    facts = export_folder(plain_cognate, tmp_path / "out", to="gguf")
     assert facts["ternary_tensors"] == 14
     reader = gguf.GGUFReader(tmp_path / "out" / "model.gguf")
     assert reader.fields["general.architecture"].contents() == "qwen3"
@@ -158,21 +157,21 @@ def test_what_cannot_be_exported_says_why(tmp_path, tokenizer, llama, plain_cogn
     )
     cognate = _ternary(tmp_path, CognateForCausalLM(config), tokenizer)
     with pytest.raises(HandoffError, match="uses short_convolution"):
-        export(cognate, "gguf", tmp_path / "a")
+        export_folder(cognate, tmp_path / "a", to="gguf")
     with pytest.raises(HandoffError, match="Cognate is not one of them"):
-        export(plain_cognate, "hf-bitnet", tmp_path / "a")
+        export_folder(plain_cognate, tmp_path / "a", to="hf-bitnet")
     with pytest.raises(HandoffError, match="not ternary"):
-        export(tmp_path / "full", "gguf", tmp_path / "a")
+        export_folder(tmp_path / "full", tmp_path / "a", to="gguf")
     with pytest.raises(ConfigError, match="unknown export target"):
-        export(llama, "onnx", tmp_path / "a")
+        export_folder(llama, tmp_path / "a", to="onnx")
     with pytest.raises(ConfigError, match="not empty"):
-        export(llama, "hf", tmp_path)
+        export_folder(llama, tmp_path, to="hf")
     with pytest.raises(ConfigError, match="kind"):
-        export(llama, "gguf", tmp_path / "b", kind="Q4_0")
+        export_folder(llama, tmp_path / "b", to="gguf", kind="Q4_0")
     with pytest.raises(ConfigError, match="dtype"):
-        export(llama, "hf", tmp_path / "c", dtype="int8")
+        export_folder(llama, tmp_path / "c", to="hf", dtype="int8")
     with pytest.raises(ConfigError, match="linear_class"):
-        export(llama, "hf-bitnet", tmp_path / "d", linear_class="linear")
+        export_folder(llama, tmp_path / "d", to="hf-bitnet", linear_class="linear")
 
 
 @pytest.mark.parametrize(
@@ -183,4 +182,4 @@ def test_scales_that_a_format_cannot_hold(tmp_path, tokenizer, target, group_siz
     model = LlamaForCausalLM(LlamaConfig(**{**SHAPE, "num_hidden_layers": 1}))
     folder = _ternary(tmp_path, model, tokenizer, group_size=group_size, finer_group_size=group_size)
     with pytest.raises(HandoffError, match=words):
-        export(folder, target, tmp_path / "out")
+        export_folder(folder, tmp_path / "out", to=target)

@@ -25,6 +25,8 @@ from agent_forge.phases.bitnet.ternarization import set_levels
 LOG_EVERY = 10
 # Below this share of latent weights with a gradient the estimator is not at work (premortem RISK-004).
 _FEWEST_ALIVE = 0.01
+# The ratio of a model whose logits are not finite.
+_BROKEN = 1e9
 
 
 class Course:
@@ -94,7 +96,10 @@ class Course:
             # The first stage starts from an optimizer that has seen nothing.
             rate = warm_up(self.step, max(1, self.config.stage_steps // 5))
             self._train({**off, **rising}, rate)
-        return self.validate()
+        try:
+            return min(self.validate(), _BROKEN)
+        except FloatingPointError:
+            return _BROKEN
 
     def _train(self, blends: Mapping[str, float], rate: float) -> None:
         if self.context.should_stop():
@@ -103,7 +108,10 @@ class Course:
             raise Interrupted(f"stopped at step {self.step} of phase bitnet; the newest state is saved")
         off = {name: 0.0 for name, level in self._levels.items() if not level}
         watched = self.step % LOG_EVERY == 0
-        parts = self.recovery.step(self.batch(self.step), rate=rate, blends={**off, **blends}, watch=watched)
+        try:
+            parts = self.recovery.step(self.batch(self.step), rate=rate, blends={**off, **blends}, watch=watched)
+        except ValueError as error:
+            raise PhaseFailed("bitnet", self.step, f"{error}; lower bitnet.learning_rate") from error
         if not math.isfinite(parts["bitnet/loss"]):
             raise PhaseFailed("bitnet", self.step, f"the loss is {parts['bitnet/loss']}; lower bitnet.learning_rate")
         if watched:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,13 @@ TARGETS = ("hf", "hf-bitnet", "gguf")
 _OURS = "cognate"
 
 
-def export(folder: Path, target: str, out: Path, **options: Any) -> dict[str, Any]:
-    """Writes a ternary checkpoint in the form ``target``.
+def export_folder(folder: Path | str, out: Path | str, *, to: str, **options: Any) -> dict[str, Any]:
+    """Writes a ternary checkpoint in the form ``to``.
 
     Args:
         folder: a checkpoint folder with ``ternary.json``.
-        target: "hf", "hf-bitnet" or "gguf".
         out: folder to write; made if missing, must be empty.
+        to: "hf", "hf-bitnet" or "gguf".
         options: ``dtype`` of hf, ``linear_class`` of hf-bitnet, ``kind`` of gguf.
 
     Returns:
@@ -49,12 +50,16 @@ def export(folder: Path, target: str, out: Path, **options: Any) -> dict[str, An
         HandoffError: the model cannot be written in that form; one sentence says why and what to do.
     """
     folder, out = Path(folder), Path(out)
-    if target not in TARGETS:
-        raise ConfigError(f"unknown export target {target!r}; the targets are {', '.join(TARGETS)}")
+    if to not in TARGETS:
+        raise ConfigError(f"unknown export target {to!r}; the targets are {', '.join(TARGETS)}")
     if out.exists() and any(out.iterdir()):
         raise ConfigError(f"{out} is not empty; an export is written into a folder of its own")
-    writer = {"hf": export_hf, "hf-bitnet": export_hf_bitnet, "gguf": export_gguf}[target]
-    return writer(folder, out, **options)
+    writers: dict[str, Callable[..., dict[str, Any]]] = {
+        "hf": export_hf,
+        "hf-bitnet": export_hf_bitnet,
+        "gguf": export_gguf,
+    }
+    return writers[to](folder, out, **options)
 
 
 def export_hf(folder: Path, out: Path, *, dtype: str = "float32") -> dict[str, Any]:

@@ -21,7 +21,7 @@ from agent_forge.phases.bitnet.calibration import LayerCalibration, by_sensitivi
 from agent_forge.phases.bitnet.config import BitnetConfig
 from agent_forge.phases.bitnet.course import Course
 from agent_forge.phases.bitnet.gradual import RUNG_NAMES
-from agent_forge.phases.bitnet.measurement import measure, report_page, test_bits_per_byte, validation
+from agent_forge.phases.bitnet.measurement import bits_on_test_split, measure, report_page, validation
 from agent_forge.phases.bitnet.recovery import Recovery, accepted
 from agent_forge.phases.bitnet.selection import Selection, select, special_rows
 from agent_forge.phases.bitnet.ternarization import (
@@ -60,7 +60,7 @@ class Bitnet:
             validate=validation(config, student, teacher, tokenizer, corpus),
         )
         levels = course.run()
-        trained = test_bits_per_byte(config, student, tokenizer, corpus)
+        trained = bits_on_test_split(config, student, tokenizer, corpus)
         finish(student, selection, levels, embedding_bits=config.embedding_bits)
         facts = {
             "phase": self.name,

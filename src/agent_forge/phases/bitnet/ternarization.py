@@ -101,23 +101,18 @@ def load_packed(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]
         ArtifactCorrupt: the packed file does not fit ``config.json``.
     """
     folder = Path(folder)
-    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=torch.float32)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=torch.float32)  # type: ignore[no-untyped-call]
     state = read_packed(folder / PACKED)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise ArtifactCorrupt(f"{folder / PACKED} does not fit {folder / 'config.json'}: {error}") from error
     ternary.attach(model, folder)
-    return model.eval(), AutoTokenizer.from_pretrained(folder)
+    model.eval()  # type: ignore[no-untyped-call]
+    return model, AutoTokenizer.from_pretrained(folder)
 
 
 def changed_special_rows(before: Mapping[str, Tensor], selection: Selection) -> int:
     """Special rows that are not bit-identical to ``before`` (see `selection.special_rows`); the gate wants 0."""
     after = special_rows(selection)
     return sum(int((after[name] != rows).any(-1).sum()) for name, rows in before.items())
-
-
-def plain_model(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The dequantized model of a checkpoint folder with full-precision activations, as other programs load it."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    return model.eval(), AutoTokenizer.from_pretrained(folder)

@@ -14,8 +14,12 @@ class FitnessWeights(BaseModel):
 
     quality: float = Field(default=0.4, ge=0, le=1, description="Weight of bits per byte against the best parent.")
     accuracy: float = Field(default=0.3, ge=0, le=1, description="Weight of task accuracy (counts only above chance).")
-    speed: float = Field(default=0.2, ge=0, le=1, description="Weight of depth as time (counts only with extra_layers).")
-    memory: float = Field(default=0.1, ge=0, le=1, description="Weight of depth as size (counts only with extra_layers).")
+    speed: float = Field(
+        default=0.2, ge=0, le=1, description="Weight of depth as time (counts only with extra_layers)."
+    )
+    memory: float = Field(
+        default=0.1, ge=0, le=1, description="Weight of depth as size (counts only with extra_layers)."
+    )
 
 
 class EvomergeConfig(BaseModel):

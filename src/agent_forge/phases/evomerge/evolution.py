@@ -18,9 +18,9 @@ What differs:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agent_forge.phases.evomerge.genotype import (
     COMBINATIONS,
@@ -235,24 +235,30 @@ def drawn_from(seed: int, name: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
-def family_tree(history: Sequence[Generation]) -> list[Mapping[str, object]]:
-    """Every individual once, as JSON for the report: who came from whom, and how fit they were."""
-    rows: dict[str, Mapping[str, object]] = {}
+def family_tree(history: Sequence[Generation], champion: Genotype) -> dict[str, Any]:
+    """Every individual once, as JSON for the report: who came from whom, and how fit they were.
+
+    Args:
+        history: all generations.
+        champion: the genotype that was chosen in the end.
+    """
+    nodes: dict[str, dict[str, Any]] = {}
     for generation in history:
         for member in (*generation.members, generation.best):
-            rows.setdefault(
-                member.genotype.digest,
+            genotype, digest = member.genotype, member.genotype.digest[:12]
+            nodes.setdefault(
+                digest,
                 {
-                    "digest": member.genotype.digest[:12],
+                    "id": digest,
                     "generation": member.generation,
-                    "origin": member.origin,
                     "parents": [parent[:12] for parent in member.parents],
+                    "label": f"{member.origin} {genotype.interpolation}+{genotype.sparsification}+{genotype.layout}",
                     "fitness": member.fitness if member.fitness != WORST else None,
-                    "methods": f"{member.genotype.interpolation}+{member.genotype.sparsification}"
-                    f"+{member.genotype.layout}",
                 },
             )
-    return list(rows.values())
+    digest = champion.digest[:12]
+    nodes.setdefault(digest, {"id": digest, "generation": 0, "parents": [], "label": "parent", "fitness": None})
+    return {"champion": digest, "nodes": list(nodes.values())}
 
 
 def _rank(individual: Individual) -> tuple[float, str]:

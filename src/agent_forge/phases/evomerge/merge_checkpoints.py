@@ -22,6 +22,7 @@ from agent_forge.phases.evomerge.checkpoint_folder import DTYPES, CheckpointFold
 from agent_forge.phases.evomerge.layer_names import at_layer, layer_of, number_of_layers
 from agent_forge.phases.evomerge.linear import working_precision
 from agent_forge.phases.evomerge.merge_recipe import (
+    MAX_SHARD_BYTES,
     Recipe,
     Slice,
     Source,
@@ -29,7 +30,7 @@ from agent_forge.phases.evomerge.merge_recipe import (
     recipe_of_yaml,
     settings_of,
 )
-from agent_forge.phases.evomerge.methods import METHODS, TensorSettings
+from agent_forge.phases.evomerge.methods import METHODS, Convention, TensorSettings
 from agent_forge.phases.evomerge.parents import (
     check_configs,
     check_finite,
@@ -63,13 +64,30 @@ class PlannedTensor:
     fraction: float
 
 
-def merge_folders(parents: Sequence[Path], out: Path, **recipe: Any) -> dict[str, Any]:
+def merge_folders(
+    parents: Sequence[Path],
+    out: Path,
+    *,
+    method: str = "linear",
+    base: Path | None = None,
+    convention: Convention = "paper",
+    dtype: str | None = None,
+    seed: int = 0,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    **settings: Any,
+) -> dict[str, Any]:
     """Merges checkpoint folders into a new one.
 
     Args:
         parents: folders of one architecture.
         out: a folder that does not exist yet, or is empty.
-        recipe: method, base, settings, convention, dtype, seed, max_shard_bytes; see `recipe_of_folders`.
+        method: a name in `METHODS`.
+        base: the common ancestor, for methods on task vectors.
+        convention: whose defaults, ``paper`` or ``mergekit``.
+        dtype: of the result; None keeps the parents'.
+        seed: for DARE and DELLA.
+        max_shard_bytes: largest file.
+        settings: those of the method; a list under ``weight`` or ``density`` has one value per parent.
 
     Returns:
         Facts: method, tensors, parameters, bytes, layers.
@@ -78,7 +96,17 @@ def merge_folders(parents: Sequence[Path], out: Path, **recipe: Any) -> dict[str
         ConfigError: a recipe that cannot be, or a folder in the way.
         HandoffError: parents that do not fit together; names file, tensor and the two values.
     """
-    return merge_recipe(recipe_of_folders(parents, **recipe), Path(out))
+    recipe = recipe_of_folders(
+        parents,
+        method=method,
+        base=base,
+        settings=settings,
+        convention=convention,
+        dtype=dtype,
+        seed=seed,
+        max_shard_bytes=max_shard_bytes,
+    )
+    return merge_recipe(recipe, Path(out))
 
 
 def merge_yaml(path: Path, out: Path) -> dict[str, Any]:

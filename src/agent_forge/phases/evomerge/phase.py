@@ -17,7 +17,7 @@ from agent_forge.phases.evomerge.candidate import ParentTensors
 from agent_forge.phases.evomerge.checkpoint_folder import CheckpointFolder
 from agent_forge.phases.evomerge.comparison import compare_on_test
 from agent_forge.phases.evomerge.config import EvomergeConfig
-from agent_forge.phases.evomerge.evolution import WORST, family_tree
+from agent_forge.phases.evomerge.evolution import family_tree
 from agent_forge.phases.evomerge.genotype import Genotype
 from agent_forge.phases.evomerge.recursion_range import outside_range, recursion_statistics
 from agent_forge.phases.evomerge.search import Search
@@ -85,23 +85,27 @@ def _measured(search: Search, champion: Genotype, rival: Genotype | None) -> dic
         "diversity_until_convergence": min(generation.diversity for generation in search.history),
     }
     search.context.attach("fitness", _curve(search))
-    search.context.attach("family_tree", family_tree(search.history))
+    search.context.attach("family_tree", family_tree(search.history, champion))
     search.context.attach("champion", {"genotype": champion.to_json(), **table})
     return figures | _recursion(search, champion)
 
 
-def _curve(search: Search) -> list[dict[str, Any]]:
+def _curve(search: Search) -> list[dict[str, float]]:
     """Fitness by generation, for the report page."""
-    return [
-        {
-            "generation": generation.number,
-            "best": generation.best.fitness,
-            "members": [m.fitness if m.fitness != WORST else None for m in generation.members],
-            "diversity": generation.diversity,
-            "immigrants": generation.immigrants,
-        }
-        for generation in search.history
-    ]
+    rows = []
+    for generation in search.history:
+        fitness = [max(member.fitness, 0.0) for member in generation.members]
+        rows.append(
+            {
+                "generation": float(generation.number),
+                "best": generation.best.fitness,
+                "mean": sum(fitness) / len(fitness),
+                "worst": min(fitness),
+                "diversity": generation.diversity,
+                "immigrants": float(generation.immigrants),
+            }
+        )
+    return rows
 
 
 def _recursion(search: Search, champion: Genotype) -> dict[str, float]:
