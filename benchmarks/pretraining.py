@@ -56,14 +56,18 @@ class Contestant:
     build: Callable[[int], nn.Module]
     optimizers: Callable[[nn.Module], list[torch.optim.Optimizer]]
     loss: Callable[[nn.Module, dict[str, Tensor]], Tensor]
-    schedule: dict[str, Any] = field(default_factory=lambda: {"kind": "wsd", "warmup_fraction": 0.03, "decay_fraction": 0.7})
+    schedule: dict[str, Any] = field(
+        default_factory=lambda: {"kind": "wsd", "warmup_fraction": 0.03, "decay_fraction": 0.7}
+    )
     clip_norm: float = 1.0
 
 
 class Run:
     """A contestant on the track: trains for a slice at a time and keeps its own clock."""
 
-    def __init__(self, contestant: Contestant, *, seed: int, vocabulary: int, budget: float, precision: torch.dtype) -> None:
+    def __init__(
+        self, contestant: Contestant, *, seed: int, vocabulary: int, budget: float, precision: torch.dtype
+    ) -> None:
         torch.manual_seed(seed)
         self.contestant, self.budget, self.precision = contestant, budget, precision
         self.model = contestant.build(vocabulary)
@@ -117,7 +121,9 @@ def documents_of(file: Path, domain: str) -> Iterator[Document]:
             yield Document(text, domain)
 
 
-def prepare(data: Path, vocabulary: int, max_documents: int) -> tuple[Any, dict[str, TokenShard], dict[str, list[Document]]]:
+def prepare(
+    data: Path, vocabulary: int, max_documents: int
+) -> tuple[Any, dict[str, TokenShard], dict[str, list[Document]]]:
     """Tokenizer, training shards and held-out documents by source."""
     training = {
         domain: [doc for name in names for doc in documents_of(data / "train" / f"{name}.jsonl.gz", domain)]
