@@ -3,8 +3,8 @@
     python benchmarks/ternary.py [--rounds 7] [--threads 2] [--out benchmarks/results/ternary.json]
 
 The model is an untrained Llama of the reference size (width 512, 8 layers, 8,192 tokens): speed and size do not
-depend on what was learnt. The three forms take turns within a round, so that a busy machine slows all of them; the figure is
-the median over rounds of the ratio within a round, with the smallest and largest beside it.
+depend on what was learnt. The three forms take turns within a round, so that a busy machine slows all of them; the
+figure is the median over rounds of the ratio within a round, with the smallest and largest beside it.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def interleaved(models: dict[str, LlamaForCausalLM], rounds: int, tokens: int) -
         def decode(model: LlamaForCausalLM = model, cache: object = cache) -> None:
             for _ in range(16):
                 model(ids[:, :1], past_key_values=cache, use_cache=True)
-            cache.crop(128)  # type: ignore[attr-defined]
+            cache.crop(-16)  # type: ignore[attr-defined]
 
         work[name] = decode
     for warm in work.values():
