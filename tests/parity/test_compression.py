@@ -109,7 +109,7 @@ def test_uniform_coding_with_the_hessian_beats_it_without_at_equal_bits():
 
 def test_vptq_beats_gptq_at_no_more_total_bits():
     """Codebook and scales counted, on matrices that share one codebook; GPTQ with its best scales and after zstd."""
-    pairs = [layer(out=256, width=128, seed=seed) for seed in range(8)]
+    pairs = [layer(out=512, width=128, seed=seed) for seed in range(8)]
     weights, curvatures = [w for w, _ in pairs], [h for _, h in pairs]
     for bits, vector, centroids in ((2, 4, 192), (3, 3, 384)):
         encoded, shared = vptq.encode(
