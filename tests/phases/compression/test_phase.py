@@ -26,7 +26,9 @@ def corpus_folder(tmp_path_factory) -> Path:
     from agent_forge.data.corpora import ingest
 
     folder = tmp_path_factory.mktemp("data")
-    texts = [f"The fox number {i} saw {i * 3} birds, and {i % 4} of them flew over the old mill. " * 3 for i in range(90)]
+    texts = [
+        f"The fox number {i} saw {i * 3} birds, and {i % 4} of them flew over the old mill. " * 3 for i in range(90)
+    ]
     (folder / "foxes.txt").write_text("\n\n".join(texts), encoding="utf-8")
     ingest([str(folder / "foxes.txt")], folder / "corpus", seed=0)
     return folder / "corpus"
