@@ -29,7 +29,11 @@ def refused(tmp_path, path, match, **options):
 
 
 def test_missing_path(tmp_path):
-    refused(tmp_path, tmp_path / "nowhere.txt", "does not exist")
+    assert refused(tmp_path, tmp_path / "nowhere.txt", "does not exist")
+
+
+def test_a_world_that_does_not_exist(tmp_path):
+    assert refused(tmp_path, "poems=synthetic", "not 'poems'")
 
 
 def test_nothing_given(tmp_path):
@@ -41,17 +45,17 @@ def test_nothing_given(tmp_path):
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.txt.gz"])
 def test_empty_corpus(tmp_path, name):
     (tmp_path / name).write_bytes(gzip.compress(b"") if name.endswith("gz") else b"")
-    refused(tmp_path, tmp_path / name, "too little text: 0 documents")
+    assert refused(tmp_path, tmp_path / name, "too little text: 0 documents")
 
 
 def test_empty_folder(tmp_path):
     (tmp_path / "folder").mkdir()
-    refused(tmp_path, tmp_path / "folder", "holds no .txt")
+    assert refused(tmp_path, tmp_path / "folder", "holds no .txt")
 
 
 def test_one_short_line(tmp_path):
     (tmp_path / "a.txt").write_text("Just one line.\n")
-    refused(tmp_path, tmp_path / "a.txt", "too little text.*1 too short dropped")
+    assert refused(tmp_path, tmp_path / "a.txt", "too little text.*1 too short dropped")
 
 
 def test_one_long_line_works(tmp_path):
@@ -72,7 +76,7 @@ def test_not_utf8_names_file_and_byte(tmp_path, ending):
 def test_not_utf8_far_into_a_file(tmp_path):
     path = tmp_path / "far.txt"
     path.write_bytes("é".encode() * 600_000 + b"\xff rest")
-    refused(tmp_path, path, "byte 1200000 ")
+    assert refused(tmp_path, path, "byte 1200000 ")
 
 
 def test_characters_across_blocks_survive(tmp_path):
@@ -85,12 +89,12 @@ def test_characters_across_blocks_survive(tmp_path):
 def test_binary_names_the_byte(tmp_path):
     path = tmp_path / "image.txt"
     path.write_bytes(b"PNG\x00\x00\x01")
-    refused(tmp_path, path, "binary: byte 3 ")
+    assert refused(tmp_path, path, "binary: byte 3 ")
 
 
 def test_unknown_ending(tmp_path):
     (tmp_path / "a.pdf").write_bytes(b"%PDF")
-    refused(tmp_path, tmp_path / "a.pdf", "unknown kind of file")
+    assert refused(tmp_path, tmp_path / "a.pdf", "unknown kind of file")
 
 
 @pytest.mark.parametrize("damage", ["cut", "noise"])
@@ -98,23 +102,23 @@ def test_damaged_gzip(tmp_path, damage):
     path = tmp_path / "a.jsonl.gz"
     whole = gzip.compress(b"".join(json.dumps({"text": line}).encode() + b"\n" for line in SENTENCES))
     path.write_bytes(whole[: len(whole) // 2] if damage == "cut" else b"not gzip at all")
-    refused(tmp_path, path, "damaged gzip")
+    assert refused(tmp_path, path, "damaged gzip")
 
 
 def test_broken_line_names_its_number(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "one"}\n{"text": "two"}\n{"text": \n')
-    refused(tmp_path, path, "line 3 is not JSON")
+    assert refused(tmp_path, path, "line 3 is not JSON")
 
 
 def test_a_line_that_is_no_object(tmp_path):
     (tmp_path / "a.jsonl").write_text("[1, 2]\n")
-    refused(tmp_path, tmp_path / "a.jsonl", "line 1 is a list")
+    assert refused(tmp_path, tmp_path / "a.jsonl", "line 1 is a list")
 
 
 def test_fields_without_text(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"age": 3, "name": "x"}\n')
-    refused(tmp_path, tmp_path / "a.jsonl", r"no text found in the fields \(age, name\)")
+    assert refused(tmp_path, tmp_path / "a.jsonl", r"no text found in the fields \(age, name\)")
 
 
 def test_parquet(tmp_path):
@@ -123,9 +127,9 @@ def test_parquet(tmp_path):
 
     path = tmp_path / "a.parquet"
     parquet.write_table(pyarrow.table({"age": [1, 2]}), path)
-    refused(tmp_path, path, r"fields \(age\)")
+    assert refused(tmp_path, path, r"fields \(age\)")
     path.write_bytes(b"PAR1 nonsense")
-    refused(tmp_path, path, "not a readable parquet")
+    assert refused(tmp_path, path, "not a readable parquet")
     lines = [f"{n}: {line} {line} {line}" for n, line in enumerate(SENTENCES)]
     parquet.write_table(pyarrow.table({"text": lines}), tmp_path / "good.parquet")
     (tmp_path / "good.parquet.gz").write_bytes(gzip.compress((tmp_path / "good.parquet").read_bytes()))
@@ -160,7 +164,29 @@ def test_impossible_weights(tmp_path, weight):
         with pytest.raises(DataError, match="does not exist"):
             ingest([f"{tmp_path / 'a.txt'}:{weight}"], tmp_path / "corpus", seed=1)
     else:
-        refused(tmp_path, f"{tmp_path / 'a.txt'}:{weight}", "weight")
+        assert refused(tmp_path, f"{tmp_path / 'a.txt'}:{weight}", "weight")
+
+
+def test_a_hub_data_set_is_read_and_a_broken_stream_is_named(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")  # the outside world is replaced here, nothing of ours
+    lines = [{"text": f"{n}: {line} {line}"} for n, line in enumerate(SENTENCES)]
+    asked = []
+
+    def load(name, split, streaming):
+        asked.append((name, split, streaming))
+        return lines
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    facts = ingest(["tales=hub:someone/tales:2"], tmp_path / "hub", seed=1)
+    assert asked == [("someone/tales", "train", True)]
+    assert facts["sources"]["hub:someone/tales"]["records"] == len(lines)
+
+    def broken(name, split, streaming):
+        yield lines[0]
+        raise ConnectionError("reset by peer")
+
+    monkeypatch.setattr(datasets, "load_dataset", broken)
+    assert refused(tmp_path, "hub:someone/tales", r"broke off while it was read \(reset by peer\)")
 
 
 def test_the_network_is_tried_again_and_then_named():

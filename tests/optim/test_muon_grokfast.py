@@ -152,6 +152,21 @@ def test_parameters_without_gradient_are_left_alone():
     assert not torch.equal(used, torch.ones(3, 4))
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_changes_nothing(bad):
+    model = tiny()
+    optimizer = MuonGrokfast(model.named_parameters(), matrix_names(model), grokfast_lambda=0.3)
+    train(model, optimizer, 2)
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    model.body.weight.grad[0, 0] = bad
+    optimizer.step()
+    assert not torch.isfinite(torch.tensor(optimizer.gradient_norm))
+    assert optimizer.num_steps == 2
+    assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
+
+
 def test_rates_scale_from_their_peaks():
     model = tiny()
     optimizer = MuonGrokfast(model.named_parameters(), matrix_names(model), lr=0.02, adamw_lr=0.004)

@@ -80,8 +80,8 @@ def test_tables_and_charts_can_be_read_out(text):
 def test_every_section_of_a_complete_session_is_there(text):
     headings = re.findall(r"<h2[^>]*>([^<]+)</h2>", text)
     assert headings == [
-        "Phases", "Gates", "Size and quality", "Bits per byte by source and model", "Evolution", "Curves", "Samples",
-        "Warnings", "Corpus", "Lineage", "Setting",
+        "Phases", "Gates", "Size and quality", "Bits per byte by source and model", "Evolution", "Ternary weights",
+        "What the file is made of", "Curves", "Samples", "Warnings", "Corpus", "Lineage", "Setting",
     ]  # fmt: skip
     for shown in (
         "0.979",
@@ -93,6 +93,8 @@ def test_every_section_of_a_complete_session_is_there(text):
         "torch 2.13.0",
     ):
         assert shown in text
+    assert "embedding: uniform/3 → uniform/4" in text
+    assert "1 × too large" in text
     assert "nobody" not in text, "who is no ancestor of the champion is not in its tree"
 
 
@@ -131,13 +133,14 @@ def test_a_session_that_was_stopped_says_how_to_go_on(filled_home):
 
 
 def test_curves_of_a_reused_phase_are_those_of_the_session_that_ran_it(filled_home):
-    assert "train/loss" in str(build_page(filled_home, "stuck")["curves"])
+    titles = [chart["title"] for chart in build_page(filled_home, "stuck")["curves"]["quality"]]
+    assert titles == ["loss", "valid/bits_per_byte"]
 
 
 def test_attachments_of_several_phases_are_joined(filled_home):
     found = attachments(filled_home, "demo")
     assert [sample["prompt"] for sample in found["samples"]] == ["Once", "2 + 2 ="]
-    assert set(found) == {"corpus", "samples", "fitness", "family_tree", "table", "ladder"}
+    assert {"corpus", "samples", "fitness", "family_tree", "ladder", "bitnet"} <= set(found)
     assert attachments(filled_home, "broken") == {}
 
 

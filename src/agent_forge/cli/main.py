@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 import traceback
 
-import click
 import typer
 
 from agent_forge import __version__
 from agent_forge.cli import alone, models, registry, run
 from agent_forge.errors import ForgeError
+
+# typer may carry a click of its own: its errors are found through one that it exports, not through ``import click``.
+UsageErrors = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 app = typer.Typer(
     name="agent-forge",
@@ -49,10 +51,10 @@ def main() -> None:
     except ForgeError as error:
         _say(error)
         sys.exit(error.exit_code)
-    except click.ClickException as error:
-        error.show()
+    except UsageErrors as error:
+        error.show()  # type: ignore[attr-defined]
         sys.exit(2)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         print("stopped", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:

@@ -20,7 +20,7 @@ _LINE_SECONDS = 5.0
 
 
 class Watcher:
-    """Shows events while a run goes on: a live display on a terminal, else a line every few seconds, else JSON lines."""
+    """Shows events while a run goes on: a live display, else a line every few seconds, else JSON lines."""
 
     def __init__(self, as_json: bool, phases: Sequence[str]) -> None:
         self._json = as_json

@@ -70,7 +70,9 @@ def ingest(
     if folder.exists() and any(folder.iterdir()):
         raise DataError(f"{folder} is not empty; a corpus is written into a folder of its own")
     held, duplicates = held_out(expand_all(eval_data, each_its_own=True), settings)
-    gathered = gather(sources, settings, duplicates, seed=seed, synthetic_bytes=synthetic_bytes, levels=levels)
+    gathered = gather(
+        sources, settings, duplicates, seed=seed, synthetic_bytes=synthetic_bytes, levels=levels, refine=True
+    )
     if clash := sorted(set(held.entries) & set(gathered.entries)):
         raise DataError(f"held-out data needs a name of its own, {clash} are domains; write e.g. {clash[0]}-held=PATH")
     _check_enough(gathered)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 
@@ -17,6 +17,10 @@ from agent_forge.data.synthetic_world import DOMAINS, LEVELS, generate
 from agent_forge.errors import DataError
 
 Entry = tuple[Document, tuple[Task, ...]]
+
+_WHOLE_BYTES = 1 << 20
+_FEW = 32
+"""Fewer documents than this are cut finer."""
 
 
 @dataclass
@@ -44,8 +48,19 @@ def gather(
     seed: int = 0,
     synthetic_bytes: int = 6_000_000,
     levels: Sequence[int] = LEVELS,
+    refine: bool = False,
 ) -> Gathered:
-    """Reads and filters all sources, in memory. Arguments as for `ingest`."""
+    """Reads and filters all sources, in memory.
+
+    Args:
+        sources: as for `ingest`, and so are the rest.
+        settings: when a document is left out.
+        duplicates: what was seen before.
+        seed: of the synthetic world.
+        synthetic_bytes: size of its training split.
+        levels: its difficulties.
+        refine: whether a source of few documents is cut finer (for training; evaluation wants whole documents).
+    """
     gathered = Gathered()
     seen = duplicates or Duplicates(settings.near_duplicates)
     for source in expand_all(sources):
@@ -55,14 +70,16 @@ def gather(
         if source.weight is not None:
             gathered.weights[source.domain] = gathered.weights.get(source.domain, 0.0) + source.weight
         report = gathered.reports.setdefault(source.name, FilterReport())
-        gathered.entries.setdefault(source.domain, []).extend(_filtered(source, settings, seen, report))
+        gathered.entries.setdefault(source.domain, []).extend(_filtered(source, settings, seen, report, refine))
     gathered.entries = {domain: entries for domain, entries in gathered.entries.items() if entries}
     return gathered
 
 
-def _filtered(source: Source, settings: FilterSettings, seen: Duplicates, report: FilterReport) -> list[Entry]:
+def _filtered(
+    source: Source, settings: FilterSettings, seen: Duplicates, report: FilterReport, refine: bool
+) -> list[Entry]:
     kept: list[Entry] = []
-    for document, tasks in _documents(source, settings, report):
+    for document, tasks in _documents(source, settings, report, refine):
         report.pieces += 1
         reason = _reason(document, settings) or seen.seen(document)
         if reason:
@@ -80,15 +97,17 @@ def _filtered(source: Source, settings: FilterSettings, seen: Duplicates, report
     return kept
 
 
-def _documents(source: Source, settings: FilterSettings, report: FilterReport) -> Iterator[Entry]:
-    """Documents of a source; few and long ones are cut finer, so that there is something to split."""
+def _documents(source: Source, settings: FilterSettings, report: FilterReport, refine: bool) -> Iterator[Entry]:
+    """Documents of a source; where that makes only a few, they are cut finer, so that there is something to split."""
     with closing(read_hub(source.hub) if source.hub else read_records(source.path or Path())) as records:
         numbered = enumerate(records, start=1)
-        first = [_document(source, *entry) for entry in islice(numbered, 64)]
+        first = [_document(source, *entry) for entry in islice(numbered, _FEW)]
         size = settings.max_bytes
-        if len(first) < 64:
-            total = sum(len(document.text) for document, _ in first)
-            size = max(4 * settings.min_bytes, min(size, total // 64))
+        if refine and len(first) < _FEW:
+            pieces = sum(len(pieces_of(document, size)) for document, _ in first)
+            total = sum(document.num_bytes for document, _ in first)
+            if pieces < _FEW:
+                size = min(size, max(4 * settings.min_bytes, total // (2 * _FEW)))
         for document, tasks in chain(first, (_document(source, *entry) for entry in numbered)):
             report.records += 1
             yield from _cut(document, tasks, size)
@@ -147,10 +166,11 @@ def _synthetic(gathered: Gathered, source: Source, seed: int, size: int, levels:
 def held_out(sources: Sequence[Source], settings: FilterSettings) -> tuple[Gathered, Duplicates]:
     """Held-out files, unfiltered but for empty documents; what they hold is remembered and never trained on."""
     held, seen = Gathered(), Duplicates(settings.near_duplicates)
+    whole = replace(settings, max_bytes=_WHOLE_BYTES)
     for source in sources:
         report = held.reports.setdefault(source.name, FilterReport())
         entries = held.entries.setdefault(source.domain, [])
-        for document, tasks in _documents(source, settings, report):
+        for document, tasks in _documents(source, whole, report, False):
             report.pieces += 1
             if not document.text.strip():
                 report.drop("empty", document)

@@ -184,8 +184,14 @@ def read_hub(name: str, split: str = "train") -> Generator[Record, None, None]:
     opened = with_retries(
         lambda: datasets.load_dataset(name, split=split, streaming=True), what=f"the hub's data set {name}"
     )
-    for record in opened:
-        yield dict(record)
+    try:
+        for record in opened:
+            yield dict(record)
+    except (OSError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(
+            f"hub:{name} broke off while it was read ({reason}); try again, or download it first"
+        ) from error
 
 
 def with_retries(

@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from agent_forge.data.readers import kind_of, stem_of
+from agent_forge.data.synthetic_world import DOMAINS
 from agent_forge.errors import DataError
 
 _WEIGHTS = ("weights.json", "weights.yaml", "weights.yml")
@@ -81,6 +82,8 @@ def expand(written: str, *, each_its_own: bool = False) -> list[Source]:
     if (found := _WEIGHT.match(rest)) and not Path(rest).exists():
         rest, weight = found["path"], _weight(found["weight"], written)
     if rest == "synthetic":
+        if domain and domain not in DOMAINS:
+            raise DataError(f"{written}: the synthetic world has {', '.join(DOMAINS)}, not {domain!r}")
         return [Source(None, domain, weight)]
     if rest.startswith("hub:"):
         name = rest.removeprefix("hub:")

@@ -58,7 +58,7 @@ class Retention:
         task_retention: floor-adjusted; None without tasks or where the reference is not above the floor.
         task_accuracy: of the model; None without tasks.
         reference_task_accuracy: of the reference; None without tasks.
-        by_domain: for each domain its retention and bits per byte.
+        by_domain: for each domain its retention (0 where the reference is not better than the floor) and bits per byte.
     """
 
     retention_fraction: float

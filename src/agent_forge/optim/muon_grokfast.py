@@ -50,6 +50,8 @@ class MuonGrokfast(Optimizer):
 
     Attributes:
         grokfast_lambda: may be lowered while training (premortem D1).
+        gradient_norm: global norm of the raw gradient at the last step, if it was clipped or measured; a step
+            whose norm is not finite changes nothing.
         measured: figures of the last step taken with ``measure=True``.
 
     Raises:
@@ -96,6 +98,7 @@ class MuonGrokfast(Optimizer):
         self.clip_norm = clip_norm
         self.grokfast_lambda, self.grokfast_alpha = grokfast_lambda, grokfast_alpha
         self.measured: dict[str, float] = {}
+        self.gradient_norm = 0.0
         self.num_steps = 0
         rate = lr if adamw_lr is None else adamw_lr
         rest = {name: p for name, p in trained.items() if name not in matrices}
@@ -121,7 +124,7 @@ class MuonGrokfast(Optimizer):
         Args:
             closure: evaluates the loss anew, as in every torch optimizer.
             measure: fills `measured` with ``grad/norm``, ``grokfast/ratio`` (filtered / raw norm) and
-                ``optim/orthogonality_error`` (first matrix, normalised by √ of the short side).
+                ``optim/orthogonality_error`` (first moving matrix, normalised by √ of the short side).
 
         Returns:
             The closure's value, if there is one.
@@ -135,9 +138,11 @@ class MuonGrokfast(Optimizer):
         self.measured = {}
         # 1. Clip the raw gradient.
         if gradients and (self.clip_norm > 0 or measure):
-            norm = self._clip(gradients)
+            self.gradient_norm = self._clip(gradients)
+            if not math.isfinite(self.gradient_norm):
+                return loss
             if measure:
-                self.measured["grad/norm"] = norm
+                self.measured["grad/norm"] = self.gradient_norm
         # 2. ĝ = g + λ·h with h the exponential mean of g.
         if self.grokfast_lambda > 0 and gradients:
             gradients = self._filter(active, gradients, measure)
@@ -154,8 +159,7 @@ class MuonGrokfast(Optimizer):
 
     def _clip(self, gradients: list[Tensor]) -> float:
         norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))))
-        # A norm that is not finite is left alone: scaling would turn one bad gradient into all bad ones.
-        if self.clip_norm > 0 and self.clip_norm < norm < math.inf:
+        if 0 < self.clip_norm < norm < math.inf:
             torch._foreach_mul_(gradients, self.clip_norm / (norm + 1e-6))
         return norm
 
@@ -189,8 +193,9 @@ class MuonGrokfast(Optimizer):
             method=self.orthogonalization,
             dtype=self.orthogonalization_dtype,
         )
-        for index, (target, update) in enumerate(zip(targets, orthogonal, strict=True)):
-            if measure and index == 0:
+        for target, update in zip(targets, orthogonal, strict=True):
+            # A matrix without gradient (behind an output that starts at zero) has no direction to judge.
+            if measure and "optim/orthogonality_error" not in self.measured and bool(update.any()):
                 self.measured["optim/orthogonality_error"] = orthogonality_error(update)
             # 0.2·√max(rows, columns) gives the update the root mean square of AdamW's (Liu et al., eq. 4).
             target.add_(update, alpha=-group["lr"] * 0.2 * math.sqrt(max(target.shape)))

@@ -107,7 +107,7 @@ def family_chart(title: str, nodes: Sequence[Mapping[str, Any]], champion: str) 
 
     Args:
         title: what is shown.
-        nodes: each with ``id``, ``generation``, ``parents`` (ids), ``label`` and optionally ``fitness``.
+        nodes: each with ``id``, ``generation``, ``parents`` (ids), ``label``; ``fitness`` and ``tip`` if known.
         champion: id of the node that is marked.
 
     Raises:
@@ -131,7 +131,7 @@ def family_chart(title: str, nodes: Sequence[Mapping[str, Any]], champion: str) 
     parts += [_box(node, places[node["id"]], node["id"] == champion) for node in nodes]
     for across, generation in enumerate(sorted(columns)):
         label = Markup('<text class="tick" x="{}" y="14">{}</text>')
-        parts.append(label.format(20 + 104 * across, f"gen. {generation}" if generation else "parents"))
+        parts.append(label.format(20 + 104 * across, f"gen. {generation}"))
     told = f"{len(nodes)} members in {len(columns)} generations; the champion is {champion}."
     return _svg(title, told, parts, width=width, height=round(height))
 
@@ -274,7 +274,7 @@ def _box(node: Mapping[str, Any], place: tuple[float, float], champion: bool) ->
     label = str(node.get("label") or node["id"])
     text = label if len(label) <= 12 else f"{label[:11]}…"
     fitness = node.get("fitness")
-    tip = label if fitness is None else f"{label}: fitness {figure(fitness)}"
+    tip = str(node.get("tip") or label) + ("" if fitness is None else f": fitness {figure(fitness)}")
     kind = "node best" if champion else "node"
     box = Markup('<g><title>{}</title><rect class="{}" x="{:.1f}" y="{:.1f}" width="84" height="34" rx="6"/>')
     parts = box.format(tip, kind, x, y - 17) + Markup('<text class="tick" x="{:.1f}" y="{:.1f}">{}</text>').format(

@@ -26,9 +26,16 @@ _FEATURES = {
 }
 
 
-def environment() -> dict[str, Any]:
-    """What decides how fast a run is and which bits it gives: libraries, processor, cores, memory, GPUs."""
+def environment(device: str = "auto", threads: int = 0) -> dict[str, Any]:
+    """What decides how fast a run is and which bits it gives.
+
+    Args:
+        device: as configured; ``auto`` is resolved.
+        threads: as configured; 0 is all cores.
+    """
     return {
+        "device": choose_device(device),
+        "threads": threads or cores(),
         "python": platform.python_version(),
         "libraries": {name: found for name in LIBRARIES if (found := library_version(name))},
         "system": f"{platform.system()} {platform.machine()}",
@@ -38,6 +45,21 @@ def environment() -> dict[str, Any]:
         "memory_bytes": memory_bytes(),
         "gpus": gpu_names(),
     }
+
+
+def choose_device(wanted: str) -> str:
+    """``auto`` is the first CUDA device if there is one, else the CPU.
+
+    torch is imported only where a device file hints at a GPU, so that reusing a finished run stays instant.
+    """
+    if wanted != "auto":
+        return wanted
+    if Path("/dev/nvidia0").exists() or Path("/dev/dxg").exists():
+        import torch
+
+        if torch.cuda.is_available():
+            return "cuda"
+    return "cpu"
 
 
 def library_version(name: str) -> str | None:

@@ -9,7 +9,6 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -26,6 +25,7 @@ from agent_forge.errors import (
     PhaseFailed,
     PhaseTimeout,
 )
+from agent_forge.pipeline.environment import choose_device
 from agent_forge.pipeline.fingerprint import fingerprint
 from agent_forge.pipeline.gates import GateResult, evaluate
 from agent_forge.pipeline.ingest import source_digests
@@ -113,7 +113,7 @@ class Runner:
         """First call: the phase saves its state and stops. Second call: it is ended."""
         self._stops += 1
         if self._child is not None:
-            self._child.stop.set()
+            self._child.ask_to_stop()
 
     def run(self) -> Outcome:
         """Walks the plan.
@@ -341,21 +341,6 @@ def _translate(phase: str, payload: Mapping[str, Any]) -> ForgeError:
         error = PhaseFailed(phase, None, message if payload["expected"] else f"{kind}: {message}")
     error.trace = payload["traceback"]  # type: ignore[attr-defined]
     return error
-
-
-def choose_device(wanted: str) -> str:
-    """``auto`` is the first CUDA device if there is one, else the CPU.
-
-    torch is imported only where a device file hints at a GPU, so that reusing a finished run stays instant.
-    """
-    if wanted != "auto":
-        return wanted
-    if Path("/dev/nvidia0").exists() or Path("/dev/dxg").exists():
-        import torch
-
-        if torch.cuda.is_available():
-            return "cuda"
-    return "cpu"
 
 
 def outcome_json(outcome: Outcome) -> dict[str, Any]:

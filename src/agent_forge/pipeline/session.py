@@ -11,6 +11,7 @@ from typing import Any
 
 from agent_forge.config import ForgeConfig, parse_config
 from agent_forge.errors import ConfigError, SessionNotFound
+from agent_forge.pipeline.environment import environment
 from agent_forge.storage.home import Home
 from agent_forge.storage.registry import Registry
 from agent_forge.storage.session_lock import SessionLock
@@ -62,7 +63,8 @@ def open_session(home: Home, name: str | None, config: ForgeConfig) -> Iterator[
     with SessionLock(home.path / "sessions" / chosen) as lock:
         created = not exists(home, chosen)
         if created:
-            home.registry.create_session(chosen, wanted)
+            facts = {"environment": environment(config.device, config.threads)}
+            home.registry.create_session(chosen, wanted, facts)
         else:
             before = home.registry.session(chosen).config
             if before != wanted:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent_forge.config import Gate
@@ -60,6 +61,14 @@ def newest_runs(home: Home, session: str) -> list[PhaseRunRow]:
     for run in home.registry.phase_runs(session):
         newest[run.phase] = run
     return list(newest.values())
+
+
+def curve_file(home: Home, run: PhaseRunRow) -> Path:
+    """The curves of a phase run; those of a reused one lie with the session that computed it."""
+    owner = run
+    if run.status == "reused":
+        owner = home.registry.find_completed(run.fingerprint, statuses=("completed",)) or run
+    return home.metrics_path(owner.session, owner.phase, owner.fingerprint)
 
 
 def model_rows(home: Home) -> list[dict[str, Any]]:

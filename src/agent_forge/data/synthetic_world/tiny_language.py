@@ -23,11 +23,11 @@ _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
 }  # fmt: skip
 
 
-class Stopped(Exception):  # noqa: N818 - not an error: the program is too long to show
+class Stopped(Exception):
     """The program ran too long, printed too much or made a number too large."""
 
 
-class _Returned(Exception):  # noqa: N818
+class _Returned(Exception):
     def __init__(self, value: Any) -> None:
         self.value = value
 

@@ -87,7 +87,7 @@ _FIRST = _words(
     "Ri Ro Sa Se Si So Ta Te Ti To U Va Ve Vi Wa We Wi Ya Yo Za Ze "
 )
 _SHE = _words("la na ra ssa lia nne rit dda mi sa nia vy lou tta elle ")
-_HE = _words("n r ldo rin do mo ck bert nus ro gan vin lek ss tor ")
+_HE = _words("n r ldo ril do mo ck bert nus ro gan vin lek ss tor ")
 NAMES = tuple((first + last, "she") for first in _FIRST for last in _SHE) + tuple(
     (first + last, "he") for first in _FIRST for last in _HE
 )
@@ -100,7 +100,7 @@ _OPENING = _words(
 )
 _MIDDLE = _words("a e i o u an en or il am is ul ath ev ar ")
 _TOWN = _words("dale mere ford wick holm stead haven bridge moor gate port field crest fell ness burgh ")
-_RIVER = _words("sel wen nor dra mis tine vash lin rune bel ")
+_RIVER = _words("sel wen nor dra mir tine vash lin rune bel ")
 
 
 def town_name(rng: random.Random) -> str:
