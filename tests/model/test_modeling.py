@@ -8,6 +8,7 @@ VARIANTS = {
     "plain": {"memory": "off", "short_convolution": 0, "qk_norm": False},
     "default": {},
     "ema": {"memory": "ema"},
+    "titans": {"memory": "titans"},
     "ema without gate": {"memory": "ema", "gate": False},
     "grouped keys, value residual, soft cap": {
         "num_key_value_heads": 2,

@@ -16,6 +16,7 @@ from agent_forge.model.convolution import Crossings, ShortConvolution
 from agent_forge.model.gate import MemoryGate, gate_statistics
 from agent_forge.model.memory import EmaMemory
 from agent_forge.model.norm import RMSNorm
+from agent_forge.model.titans import AssociativeMemory
 
 
 @dataclass
@@ -102,7 +103,9 @@ def make_memory(config: CognateConfig) -> nn.Module | None:
     """The memory that the configuration names, or None."""
     if config.memory == "off":
         return None
-    return EmaMemory(config.hidden_size, config.memory_size)
+    if config.memory == "ema":
+        return EmaMemory(config.hidden_size, config.memory_size)
+    return AssociativeMemory(config.hidden_size, config.memory_size, config.memory_heads, config.memory_chunk)
 
 
 def make_attention(config: CognateConfig, *, value_residual: bool = False) -> Attention:

@@ -31,6 +31,7 @@ from agent_forge.model.convolution import Crossings, ShortConvolution
 from agent_forge.model.halting import CALIBRATION_START, HaltingHead, halting_statistics, halting_steps
 from agent_forge.model.norm import RMSNorm, compute_dtype
 from agent_forge.model.recursion import Recursion, refine, refine_until_halted
+from agent_forge.model.titans import INITIAL_RATES, MemoryRates
 
 
 @dataclass
@@ -86,12 +87,14 @@ class CognatePreTrainedModel(PreTrainedModel):
         if isinstance(module, RMSNorm):
             init.ones_(module.weight)
         elif isinstance(module, ShortConvolution):
-            init.zeros_(module.weight)
-            if not getattr(module.weight, "_is_hf_initialized", False):
-                module.weight[:, 0] = 1.0
+            identity = torch.zeros_like(module.weight)
+            identity[:, 0] = 1.0
+            init.copy_(module.weight, identity)
         elif isinstance(module, Attention) and module.value_mix is not None:
-            if not getattr(module.value_mix, "_is_hf_initialized", False):
-                module.value_mix.copy_(torch.tensor([1.0, 0.0]))
+            init.copy_(module.value_mix, torch.tensor([1.0, 0.0]))
+        elif isinstance(module, MemoryRates):
+            init.zeros_(module.weight)
+            init.copy_(module.bias, torch.tensor(INITIAL_RATES).repeat_interleave(config.memory_heads))
         elif isinstance(module, HaltingHead):
             init.constant_(module.step_accuracy, CALIBRATION_START)
             init.constant_(module.step_rate, CALIBRATION_START)
