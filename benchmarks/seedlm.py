@@ -38,7 +38,9 @@ def exhaustive(blocks: torch.Tensor, inverse: torch.Tensor, basis: torch.Tensor)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--blocks", type=int, default=256, help="blocks of ours in a round; the rival gets 1/16 of them")
+    parser.add_argument(
+        "--blocks", type=int, default=256, help="blocks of ours in a round; the rival gets 1/16 of them"
+    )
     parser.add_argument("--bits", type=int, default=4, choices=sorted(seedlm.LAYOUTS))
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()

@@ -64,6 +64,7 @@ class ForgeConfig(_Model):
     """Everything that decides a run."""
 
     preset: str = Field(description="Name of the preset that this configuration started from.")
+    about: str = Field(default="", description="One sentence: what this configuration is for.")
     seed: int = Field(default=42, ge=0, lt=2**31, description="Seed from which every generator of the run derives.")
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="Where the models live.")
     threads: int = Field(default=0, ge=0, le=256, description="CPU threads of one phase; 0 = all cores.")

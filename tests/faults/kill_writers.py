@@ -52,7 +52,7 @@ def main(path: Path, kills: int) -> dict[str, object]:
                     os._exit(70)  # a writer that ends by itself has failed; its traceback is on stderr
             children.append(child)
         # Kill in the midst of work: after some commits, at a random moment of the next one.
-        enough, deadline = os.fstat(acknowledged).st_size + 65 * dice.randrange(1, 6), time.monotonic() + 10
+        enough, deadline = os.fstat(acknowledged).st_size + 65 * dice.randrange(1, 4), time.monotonic() + 10
         while os.fstat(acknowledged).st_size < enough and time.monotonic() < deadline:
             time.sleep(0.001)
         for child in children:

@@ -83,7 +83,7 @@ def test_two_hundred_kills_lose_nothing_that_was_acknowledged() -> None:
         figures = json.loads(done.stdout)
     finally:
         shutil.rmtree(root)
-    assert figures["acknowledged"] > 100
+    assert figures["acknowledged"] >= 100
     assert figures["artifacts"] >= figures["acknowledged"]
     assert (figures["lost"], figures["missing"], figures["corrupt"]) == (0, 0, 0)
     assert (figures["integrity"], figures["temporary"]) == ("ok", 0)

@@ -25,5 +25,9 @@ def test_phases_are_phases_and_every_built_one_is_watched() -> None:
     known = {*ORDER, "pipeline"}
     assert all(set(entry.phases) <= known for entry in CATALOGUE)
     for phase in BUILT:
-        assert any(entry.phases != ("pipeline",) for entry in of_phase(phase))
-        assert "ENV2" in signals_of(phase)
+        entries = of_phase(phase)
+        assert any(entry.phases != ("pipeline",) for entry in entries)
+        assert failure("ENV2") in entries
+    assert {"C1", "C2", "D1"} <= set(signals_of("cognate"))
+    assert "RISK-004" in signals_of("bitnet")
+    assert "RISK-004" not in signals_of("cognate")

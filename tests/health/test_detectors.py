@@ -16,9 +16,9 @@ from agent_forge.health.detectors import (
     evaluate,
     first_not_finite,
     improvement,
+    largest_rise,
     loss_variance,
     memory_fraction,
-    oscillation,
     plateau,
     saturation,
     slope,
@@ -34,16 +34,17 @@ def test_hand_examples() -> None:
     assert amplification(3.0, 2.0) == 1.5
     assert amplification(1.0, 0.0) == math.inf
     assert amplification(0.0, 0.0) == 1.0
-    # Around the line 0, 0, 0, 0: residuals of +1, −1, −1, +1 (no slope), so variance 1 and swing ± 1.
+    # Around the line 0, 0, 0, 0: residuals of +1, −1, −1, +1 (no slope), so variance 1.
     assert loss_variance(np.array([1.0, -1.0, -1.0, 1.0])) == 1.0
-    assert oscillation(np.array([1.0, -1.0, -1.0, 1.0])) == 1.0
+    # Tenths are single values here: the deepest is 2, and 5 comes after it.
+    assert largest_rise(np.array([9.0, 8, 7, 2, 3, 4, 5, 1, 1, 1])) == 3.0
 
 
 @given(start=st.floats(-100, 100), step=st.floats(-10, 10), count=st.integers(3, 50))
-def test_steady_change_is_neither_variance_nor_oscillation(start: float, step: float, count: int) -> None:
+def test_steady_change_is_neither_variance_nor_a_rise(start: float, step: float, count: int) -> None:
     line = start + step * np.arange(count)
     assert loss_variance(line) < 1e-12 * max(1.0, float(np.abs(line).max())) ** 2
-    assert oscillation(line) < 1e-9 * max(1.0, float(np.abs(line).max()))
+    assert largest_rise(start - abs(step) * np.arange(count)) <= 1e-9
     assert slope(line) == pytest.approx(step, abs=1e-9)
 
 
@@ -71,7 +72,7 @@ CASES = [
     (Signal("x", "above", 0.9, window=50), np.where(STEPS < 200, 0.5, 1.0)),
     (Signal("x", "below", 0.1, window=50), np.where(STEPS < 200, 0.5, 0.0)),
     (Signal("x", "variance", 0.5, window=50), np.where(STEPS < 200, 0.0, 2.0 * (-1.0) ** STEPS)),
-    (Signal("x", "oscillation", 0.5, window=50), np.where(STEPS < 200, 0.0, np.sin(STEPS))),
+    (Signal("x", "rise", 0.5, window=50), np.where(STEPS < 200, -STEPS / 100, STEPS / 10 - 22)),
     (Signal("x", "flat", 0.01, window=50), np.maximum(5 - STEPS / 50, 1.0)),
     (Signal("x", "not_finite"), np.where(STEPS == 210, math.nan, 1.0)),
 ]

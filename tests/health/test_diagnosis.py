@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import pytest
 
+from agent_forge.health.catalogue import failure
+from agent_forge.health.detectors import Signal
 from agent_forge.health.diagnosis import diagnose, lines
 
 
@@ -34,7 +37,7 @@ def test_a_healthy_run_has_no_findings() -> None:
 def test_a_curve_beyond_its_bound_is_found_with_its_numbers_and_advice() -> None:
     values = np.where(np.arange(1000) < 500, 0.4, 0.97)
     (finding,) = diagnose([Run("cognate")], {"cognate": {"act/halt_prob_step0": Line(values)}})
-    assert (finding.failure, finding.phase, finding.severity) == ("C1", "cognate", "warn")
+    assert (finding.failure, finding.phase, finding.severity) == ("C1", "cognate", "act")
     assert "act/halt_prob_step0 = 0.9" in finding.evidence[0]
     text = "\n".join(lines([finding]))
     for part in ("C1", "seen:", "done:", "raise the threshold"):
@@ -67,14 +70,17 @@ def test_only_the_newest_attempt_counts_and_endings_are_explained() -> None:
     assert finding.failure == "CF4"
 
 
-def test_diverging_curves_are_compared_at_common_steps() -> None:
-    steps = np.arange(0, 4000, 500)
+def test_diverging_curves_are_compared_at_common_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    signal = Signal("valid/loss", "diverging", window=2000, against="valid/accuracy")
+    entry = replace(failure("A1"), signals=(signal,))
+    monkeypatch.setattr("agent_forge.health.diagnosis.of_phase", lambda phase: (entry,))
     curves = {
-        "valid/perplexity": Line(np.linspace(9, 5, 8), steps),
-        "valid/reasoning_accuracy": Line(np.linspace(0.5, 0.2, 9), np.arange(0, 4500, 500)),
+        "valid/loss": Line(np.linspace(9, 5, 8), np.arange(0, 4000, 500)),
+        "valid/accuracy": Line(np.linspace(0.5, 0.2, 9), np.arange(0, 4500, 500)),
     }
     (finding,) = diagnose([Run("cognate")], {"cognate": curves})
     assert finding.failure == "A1"
+    assert diagnose([Run("cognate")], {"cognate": {"valid/loss": curves["valid/loss"]}}) == []
 
 
 def test_a_warning_that_the_catalogue_does_not_know_is_still_shown() -> None:

@@ -35,7 +35,7 @@ def test_rounding_is_not_the_sign():
     assert abs(float((codes == 0).float().mean()) - 0.310) < 0.02
 
 
-LAYOUTS = st.builds(Layout, st.sampled_from([PER_TENSOR, PER_ROW, 4, 8]), st.sampled_from([3, 4, 15]))
+LAYOUTS = st.builds(Layout, st.sampled_from([PER_TENSOR, PER_ROW, 4, 8]), st.sampled_from([3, 4, 15, 255]))
 
 
 @settings(max_examples=60, deadline=None)

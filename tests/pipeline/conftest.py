@@ -50,16 +50,51 @@ LADDER = [
     {"name": "seedlm 3 bit", "bytes": 455_100, "bits_per_byte": 1.9420, "retention": 0.9275},
     {"name": "unmeasured", "bytes": 300_000, "bits_per_byte": None, "retention": None},
 ]
+
+
+def individual(name, generation, parents, fitness, label):
+    """One node of a family tree."""
+    return {"id": name, "generation": generation, "parents": parents, "fitness": fitness, "label": label}
+
+
 FAMILY = {
-    "champion": "g2-1",
+    "champion": "f",
     "nodes": [
-        {"id": "reasoning", "generation": 0, "parents": [], "label": "reasoning", "fitness": 0.61},
-        {"id": "memory", "generation": 0, "parents": [], "label": "memory", "fitness": 0.58},
-        {"id": "steps", "generation": 0, "parents": [], "label": "steps", "fitness": 0.60},
-        {"id": "g1-0", "generation": 1, "parents": ["reasoning", "memory"], "label": "slerp", "fitness": 0.66},
-        {"id": "g1-1", "generation": 1, "parents": ["memory", "steps"], "label": "ties", "fitness": 0.64},
-        {"id": "g1-2", "generation": 1, "parents": ["steps"], "label": "nobody's parent", "fitness": 0.2},
-        {"id": "g2-1", "generation": 2, "parents": ["g1-0", "g1-1"], "label": "dare_ties", "fitness": 0.71},
+        individual("a", 0, [], 0.61, "anchor linear+ties+frankenmerge"),
+        individual("b", 0, [], None, "founder slerp+dare+dfs"),
+        individual("c", 0, [], 0.58, "founder linear+dare+dfs"),
+        individual("d", 1, ["a", "b"], 0.66, "recombined slerp+ties+dfs"),
+        individual("e", 1, ["c"], 0.2, "mutant nobody+knows+dfs"),
+        individual("f", 2, ["d"], 0.71, "mutant slerp+ties+frankenmerge"),
+    ],
+}
+SCORES = {"trunk": {"stories": 1.9, "arithmetic": 1.2}, "reasoning": {"stories": 1.95, "arithmetic": 1.15}}
+CHAMPION = {
+    "best_parent": 0,
+    "bits_per_byte": {
+        "champion": {"mean": 1.47, "stories": 1.84, "arithmetic": 1.1},
+        "trunk": {"mean": 1.55, **SCORES["trunk"]},
+    },
+}
+LAYER = {"sensitivity": 0.12, "input_absmax": 4.0, "input_outlier_ratio": 9.5, "group_size": -1, "precision": "ternary"}
+BITNET = {
+    "layers": {"layers.0.mlp.up": LAYER, "layers.1.mlp.up": {**LAYER, "sensitivity": 0.31}},
+    "stages": [
+        {"stage": 0, "attempt": 1, "ratio": 2.4, "kept": False, "levels": {}},
+        {"stage": 0, "attempt": 2, "ratio": 1.2, "kept": True, "levels": {}},
+    ],
+    "measured": {},
+}
+UNDONE = {"group": "embedding", "from": ["uniform/3"], "to": ["uniform/4"], "retention_fraction": 0.93}
+COMPRESSION = {
+    "compression_plan": [
+        {"tensor": "embed", "role": "embedding", "option": "uniform/4", "bytes": 120_000, "weights": 260_000},
+        {"tensor": "a", "role": "linear", "option": "ternary/entropy", "bytes": 100_000, "weights": 500_000},
+        {"tensor": "b", "role": "linear", "option": "ternary/entropy", "bytes": 100_000, "weights": 500_000},
+    ],
+    "compression_skipped": [{"tensor": "a", "option": "seedlm/3", "reason": "too large"}],
+    "compression_stages": [
+        {"stage": "uniform", "tensors": 1, "bits_per_byte": 1.84, "retention_fraction": 0.979, "rolled_back": [UNDONE]}
     ],
 }
 CORPUS = {
@@ -110,16 +145,20 @@ def log_curves(path: Path, rows: int) -> None:
     """Training that learns, with one spike and one value that is not a number."""
     store = LocalStore(path, queue_rows=rows + 1)
     for step in range(rows):
-        metrics = {}
-        for branch, offset in (("trunk", 0.0), ("reasoning", 0.3)):
-            loss = 1.6 + offset + 4.0 * math.exp(-step / (rows / 6)) + 0.05 * math.sin(step)
-            metrics[f"{branch}/train/loss"] = 30.0 if step == rows // 2 else loss
-            metrics[f"{branch}/gate/m_usage"] = 0.5 + 0.2 * math.tanh((step - rows / 3) / (rows / 8)) + offset / 8
-            metrics[f"{branch}/act/avg_steps"] = 2.4 - offset + 0.3 * math.cos(step / rows * 5)
-        metrics["trunk/grad/norm_y"] = float("nan") if step == 7 else 2.0 + math.sin(step / 9)
-        metrics["trunk/train/learning_rate"] = 1e-3 * (1 - step / rows)
+        loss = 1.6 + 4.0 * math.exp(-step / (rows / 6)) + 0.05 * math.sin(step)
+        metrics = {
+            "loss/total": 30.0 if step == rows // 2 else loss,
+            "loss/next_token": loss - 0.1,
+            "loss/step_0": loss - 0.1,
+            "gate/m_usage": 0.5 + 0.2 * math.tanh((step - rows / 3) / (rows / 8)),
+            "act/avg_steps": 2.4 + 0.3 * math.cos(step / rows * 5),
+            "grad/norm": float("nan") if step == 7 else 2.0 + math.sin(step / 9),
+            "train/rate": 1e-3 * (1 - step / rows),
+        }
         if step % 10 == 0:
-            metrics["trunk/valid/bits_per_byte"] = 1.8 + 3.0 * math.exp(-step / (rows / 6))
+            metrics["valid/bits_per_byte"] = 1.8 + 3.0 * math.exp(-step / (rows / 6))
+            metrics["valid/bits_per_byte/stories"] = 2.1 + 2.8 * math.exp(-step / (rows / 5))
+            metrics["valid/bits_per_byte/arithmetic"] = 1.5 + 3.2 * math.exp(-step / (rows / 8))
         store.log(step, metrics)
     store.close()
 
@@ -156,60 +195,29 @@ def filled_home(home, tmp_path):
     learned = {"model/parameters": 1_203_001.0, "test/bits_per_byte": 1.83}
     warning = {"failure": "A2", "message": "memory is unused in <reasoning>", "evidence": {"m_usage": 0.12}}
     fitness = [
-        {
-            "generation": at,
-            "best_fitness": 0.6 + 0.1 * (1 - 0.8**at),
-            "mean_fitness": 0.5 + 0.02 * at,
-            "diversity": 0.6 / (at + 1),
-        }
+        {"generation": at, "best": 0.71 - 0.1 * 0.8**at, "mean": 0.55, "worst": 0.5, "diversity": 0.6 / (at + 1)}
         for at in range(8)
     ]
-    table = [
-        {"source": source, "model": name, "bits_per_byte": value}
-        for source, row in {"stories": (1.9, 1.85, 1.84), "arithmetic": (1.2, 1.22, 1.1)}.items()
-        for name, value in zip(("trunk", "best parent", "champion"), row, strict=True)
-    ]
+    samples = [{"prompt": "Once", "text": "upon <b>"}], [{"prompt": "2 + 2 =", "text": "4"}]
+    pretrained = {"samples": samples[0], "cognate/bits_per_byte": SCORES}
+    merged = {"fitness": fitness, "family_tree": FAMILY, "champion": CHAMPION}
+    compressed = {**COMPRESSION, "ladder": LADDER, "samples": samples[1]}
+    ternary = make_artifact(home, folder, "checkpoint", "ternary")
 
-    home.registry.create_session(
-        "demo", config(), {"environment": {"cores": 2, "libraries": {"torch": "2.13.0"}, "gpus": []}}
-    )
-    add_run(home, "demo", "data", {}, {"corpus": (corpus,)}, {"data/documents": 2188.0}, {"corpus": CORPUS})
-    key = add_run(
-        home,
-        "demo",
-        "cognate",
-        {"corpus": (corpus,)},
-        made,
-        learned,
-        {"samples": [{"prompt": "Once", "text": "upon <b>"}]},
-        [warning],
-    )
+    machine = {"cores": 2, "libraries": {"torch": "2.13.0"}, "gpus": []}
+    home.registry.create_session("demo", config(), {"environment": machine})
+    given = {"corpus": (corpus,)}
+    add_run(home, "demo", "data", {}, given, {"data/documents": 2188.0}, {"corpus": CORPUS})
+    key = add_run(home, "demo", "cognate", given, made, learned, pretrained, [warning])
     log_curves(home.metrics_path("demo", "cognate", key), 600)
-    add_run(
-        home,
-        "demo",
-        "evomerge",
-        {**made, "corpus": (corpus,)},
-        {"model": (model,)},
-        {"evolution/diversity": 0.21},
-        {"fitness": fitness, "family_tree": FAMILY, "table": table},
-    )
-    compressed = {"ladder": LADDER, "samples": [{"prompt": "2 + 2 =", "text": "4"}]}
-    add_run(
-        home,
-        "demo",
-        "compression",
-        {"model": (model,), "trunk": (trunk,)},
-        {"agent": (agent,)},
-        {"compression/retention": 0.979},
-        compressed,
-    )
+    add_run(home, "demo", "evomerge", {**made, **given}, {"model": (model,)}, {"evolution/diversity": 0.21}, merged)
+    add_run(home, "demo", "bitnet", {"model": (model,)}, {"model": (ternary,)}, {}, {"bitnet": BITNET})
+    inputs = {"model": (ternary,), "trunk": (trunk,)}
+    add_run(home, "demo", "compression", inputs, {"agent": (agent,)}, {"compression/retention": 0.979}, compressed)
     home.registry.set_session_status("demo", "completed")
 
     home.registry.create_session("stuck", config())
-    add_run(
-        home, "stuck", "cognate", {"corpus": (corpus,)}, made, {**learned, "test/bits_per_byte": 3.0}, status="reused"
-    )
+    add_run(home, "stuck", "cognate", given, made, {**learned, "test/bits_per_byte": 3.0}, status="reused")
     home.registry.set_session_status("stuck", "failed")
 
     home.registry.create_session("broken", config())

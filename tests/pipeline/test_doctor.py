@@ -57,7 +57,7 @@ def test_a_warning_is_told_with_its_premortem_entry(filled_home):
 
 def test_a_curve_that_was_not_a_number_is_told(filled_home):
     told = [finding for finding in examine(filled_home.path, "demo") if "NaN" in finding["what"]]
-    assert any("trunk/grad/norm_y was not a number 1 times" in finding["found"] for finding in told)
+    assert any("grad/norm was not a number 1 times" in finding["found"] for finding in told)
 
 
 def test_running_out_of_memory_is_told(filled_home):

@@ -7,6 +7,7 @@ import pytest
 
 from agent_forge.errors import SessionNotFound
 from agent_forge.pipeline.report import attachments, build_page, render, write_report
+from agent_forge.pipeline.report_tables import ladder_table
 
 VOID = {"meta", "link", "br"}
 
@@ -80,8 +81,8 @@ def test_tables_and_charts_can_be_read_out(text):
 def test_every_section_of_a_complete_session_is_there(text):
     headings = re.findall(r"<h2[^>]*>([^<]+)</h2>", text)
     assert headings == [
-        "Phases", "Gates", "Size and quality", "Bits per byte by source and model", "Evolution", "Curves", "Samples",
-        "Warnings", "Corpus", "Lineage", "Setting",
+        "Phases", "Gates", "Size and quality", "Bits per byte by source and model", "Evolution", "Ternary weights",
+        "What the file is made of", "Curves", "Samples", "Warnings", "Corpus", "Lineage", "Setting",
     ]  # fmt: skip
     for shown in (
         "0.979",
@@ -93,7 +94,21 @@ def test_every_section_of_a_complete_session_is_there(text):
         "torch 2.13.0",
     ):
         assert shown in text
+    assert "embedding: uniform/3 → uniform/4" in text
+    assert "1 × too large" in text
     assert "nobody" not in text, "who is no ancestor of the champion is not in its tree"
+
+
+def test_a_form_far_above_the_others_is_told_and_not_drawn():
+    rows = [
+        {"name": name, "bytes": size, "bits_per_byte": bits}
+        for name, size, bits in (("a", 9, 1.0), ("b", 5, 1.1), ("c", 1, 5.0))
+    ]
+    table = ladder_table(rows)
+    assert table["off_the_chart"] == ["c"]
+    assert str(table["svg"]).count("<circle") == 2
+    assert [(row["number"], row["best"]) for row in table["rows"]] == [(1, True), (2, True), (3, True)]
+    assert ladder_table([])["svg"] is None
 
 
 def test_what_was_not_recorded_is_left_out(filled_home):
@@ -131,13 +146,21 @@ def test_a_session_that_was_stopped_says_how_to_go_on(filled_home):
 
 
 def test_curves_of_a_reused_phase_are_those_of_the_session_that_ran_it(filled_home):
-    assert "train/loss" in str(build_page(filled_home, "stuck")["curves"])
+    titles = [chart["title"] for chart in build_page(filled_home, "stuck")["curves"]["quality"]]
+    assert titles == ["loss", "valid/bits_per_byte"]
+
+
+def test_lines_that_lie_on_each_other_are_drawn_once(filled_home):
+    loss = build_page(filled_home, "demo")["curves"]["quality"][0]["svg"]
+    assert "next_token = step_0" in loss
+    assert loss.count('class="line s1"') == 2, "in the legend and in the chart"
+    assert 'class="line s2"' not in loss
 
 
 def test_attachments_of_several_phases_are_joined(filled_home):
     found = attachments(filled_home, "demo")
     assert [sample["prompt"] for sample in found["samples"]] == ["Once", "2 + 2 ="]
-    assert set(found) == {"corpus", "samples", "fitness", "family_tree", "table", "ladder"}
+    assert {"corpus", "samples", "fitness", "family_tree", "ladder", "bitnet"} <= set(found)
     assert attachments(filled_home, "broken") == {}
 
 

@@ -11,7 +11,7 @@ from agent_forge.pipeline.views import lineage_rows, model_detail, model_rows, s
 def test_sessions_newest_first_with_their_finished_phases(filled_home):
     rows = session_rows(filled_home)
     assert [row["name"] for row in rows] == ["broken", "stuck", "demo"]
-    assert [row["phases"] for row in rows] == ["", "cognate", "data, cognate, evomerge, compression"]
+    assert [row["phases"] for row in rows] == ["", "cognate", "data, cognate, evomerge, bitnet, compression"]
     assert rows[2]["status"] == "completed"
     assert json.loads(json.dumps(rows)) == rows
 
@@ -71,7 +71,7 @@ def test_lineage_reaches_the_corpus(filled_home):
     assert rows[0]["phase"] == "compression"
     assert [row["depth"] for row in rows] == sorted(row["depth"] for row in rows)
     assert "corpus" in {row["kind"] for row in rows}
-    assert {row["phase"] for row in rows} == {"compression", "evomerge", "cognate", "data"}
+    assert {row["phase"] for row in rows} == {"compression", "bitnet", "evomerge", "cognate", "data"}
     assert model_detail(filled_home, digest[:10])["files"]["agent.forge"]["bytes"] == 5
 
 

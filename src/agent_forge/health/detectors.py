@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-Kind: TypeAlias = Literal["above", "below", "variance", "oscillation", "flat", "not_finite", "diverging"]
+Kind: TypeAlias = Literal["above", "below", "variance", "rise", "flat", "not_finite", "diverging"]
 Level: TypeAlias = Literal["warn", "act"]
 Values: TypeAlias = "np.ndarray[Any, np.dtype[np.floating[Any]]]"
 
@@ -26,9 +26,9 @@ class Signal:
 
     Attributes:
         metric: the curve's name.
-        kind: how it is judged: mean of the window above or below the threshold, its variance, half its swing
-            around the trend, improvement of its second half over the first below the threshold (a fraction),
-            any value that is not finite, or falling together with ``against``.
+        kind: how it is judged: mean of the window above or below the threshold, its variance around
+            its trend, its largest rise, improvement of its second half over the first below the threshold (a
+            fraction), any value that is not finite, or falling together with ``against``.
         threshold: the bound; unused for ``not_finite``.
         window: steps.
         level: whether to warn or to act.
@@ -48,7 +48,7 @@ class Signal:
             "above": f"mean above {self.threshold:g}",
             "below": f"mean below {self.threshold:g}",
             "variance": f"variance above {self.threshold:g}",
-            "oscillation": f"swings by more than ±{self.threshold:g}",
+            "rise": f"rises by more than {self.threshold:g}",
             "flat": f"improves by less than {100 * self.threshold:g}%",
             "not_finite": "NaN or infinite",
             "diverging": f"falls while {self.against} falls too",
@@ -84,9 +84,16 @@ def loss_variance(values: Values) -> float:
     return float(np.var(_detrended(values))) if len(values) >= 3 else 0.0
 
 
-def oscillation(values: Values) -> float:
-    """Half of the swing around the line of trend; 0 for fewer than three values."""
-    return float(np.ptp(_detrended(values)) / 2) if len(values) >= 3 else 0.0
+def largest_rise(values: Values) -> float:
+    """Largest rise from one tenth of the values to a later one, by their means: what falls steadily has none.
+
+    Returns:
+        0 for fewer than three values.
+    """
+    if len(values) < 3:
+        return 0.0
+    means = np.array([part.mean() for part in np.array_split(values, min(10, len(values)))])
+    return float(np.max(means - np.minimum.accumulate(means)))
 
 
 def improvement(values: Values) -> float:
@@ -255,8 +262,8 @@ def _judge(signal: Signal, window: Values, against: Values | None) -> float | No
     if signal.kind == "variance":
         measured = loss_variance(window)
         return measured if measured > signal.threshold else None
-    if signal.kind == "oscillation":
-        measured = oscillation(window)
+    if signal.kind == "rise":
+        measured = largest_rise(window)
         return measured if measured > signal.threshold else None
     if signal.kind == "flat":
         return improvement(window) if plateau(window, signal.threshold) else None

@@ -31,14 +31,15 @@ from agent_forge.errors import HandoffError
 
 PER_TENSOR = 0
 PER_ROW = -1
-TERNARY, TWO_BITS, FOUR_BITS = 3, 4, 15
+TERNARY, TWO_BITS, FOUR_BITS, EIGHT_BITS = 3, 4, 15, 255
 SIDECAR = "ternary.json"
 FORMAT_VERSION = 1
 
 # Uniform 4-level quantizer of a Gaussian: step 0.996 σ (Max 1960, table II); mean|W| = 0.798 σ.
 _TWO_BIT_STEP = 0.996 / 0.798
-# Below this fp16 has too few bits left for a scale: such a group is zero for every purpose.
-_SMALLEST_SCALE = 2.0**-20
+# Below this fp16 has too few bits left for a scale, and the group becomes zero. Rounding a scale must not cost the
+# largest code: half a step in `levels // 2` has to be more than the error of the subnormal number.
+_SMALLEST_SCALE = {3: 2.0**-20, 4: 2.0**-20, 15: 2.0**-20, 255: 2.0**-16}
 _LARGEST_HALF = 65504.0
 
 
@@ -48,7 +49,7 @@ class Layout:
 
     Attributes:
         group_size: input columns that share a scale; 0 = the whole tensor, −1 = each row.
-        levels: 3 (ternary), 4 (two bits) or 15 (four bits).
+        levels: 3 (ternary), 4 (two bits), 15 (four bits) or 255 (eight bits, for embeddings).
     """
 
     group_size: int = PER_TENSOR
@@ -318,15 +319,15 @@ def _group(weight: Tensor, group_size: int) -> Tensor:
 
 def _grouped_and_scale(weight: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
     grouped = _group(weight.float(), layout.group_size)
-    if layout.levels == FOUR_BITS:
-        scale = grouped.abs().amax(-1) / 7
+    if layout.levels in (FOUR_BITS, EIGHT_BITS):
+        scale = grouped.abs().amax(-1) / (layout.levels // 2)
     elif layout.levels in (TERNARY, TWO_BITS):
         # A norm is one pass without a temporary; |W| written out and averaged is two with one.
         scale = torch.linalg.vector_norm(grouped, 1, dim=-1) / grouped.shape[-1]
         scale = scale * _TWO_BIT_STEP if layout.levels == TWO_BITS else scale
     else:
-        raise ValueError(f"levels must be 3, 4 or 15, got {layout.levels}")
-    return grouped, _to_half(scale)
+        raise ValueError(f"levels must be 3, 4, 15 or 255, got {layout.levels}")
+    return grouped, _to_half(scale, _SMALLEST_SCALE[layout.levels])
 
 
 def _round(grouped: Tensor, scale: Tensor, levels: int) -> Tensor:
@@ -338,8 +339,8 @@ def _round(grouped: Tensor, scale: Tensor, levels: int) -> Tensor:
     return (grouped / divisor).round_().clamp_(-(levels // 2), levels // 2)
 
 
-def _to_half(scale: Tensor) -> Tensor:
+def _to_half(scale: Tensor, smallest: float) -> Tensor:
     """Rounded to fp16 and back; what fp16 cannot hold becomes 0 or is refused."""
     if not bool((scale <= _LARGEST_HALF).all()):
         raise ValueError(f"a scale of {float(scale.max())} leaves the range of fp16; the weights are broken")
-    return scale.half().float() * (scale >= _SMALLEST_SCALE)
+    return scale.half().float() * (scale >= smallest)

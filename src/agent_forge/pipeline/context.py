@@ -17,7 +17,7 @@ from agent_forge.errors import SessionBusy
 from agent_forge.pipeline.memory_context import named_generator
 from agent_forge.storage.checkpoints import load_newest, save_state
 from agent_forge.storage.home import Home
-from agent_forge.tracking import Tracker
+from agent_forge.tracking.local_store import LocalStore
 
 if TYPE_CHECKING:
     import torch
@@ -35,8 +35,9 @@ class WorkerContext:
     from its last state, and one with another configuration does not.
     """
 
-    def __init__(self, order: WorkOrder, connection: Connection, stop: Any) -> None:
-        self._order, self._connection, self._stop = order, connection, stop
+    def __init__(self, order: WorkOrder, connection: Connection) -> None:
+        self._order, self._connection = order, connection
+        self._stopping = False
         self._home = Home.open(order.home)
         self._folder = self._home.scratch_folder(order.session, order.phase, order.fingerprint)
         self.seed, self.device = order.seed, order.device
@@ -46,7 +47,7 @@ class WorkerContext:
         self.attachments: dict[str, Any] = {}
         self.warnings: list[dict[str, Any]] = []
         self._lock = FileLock(self._folder / "lock")
-        self._tracker = Tracker(self._home.metrics_path(order.session, order.phase, order.fingerprint))
+        self._tracker = LocalStore(self._home.metrics_path(order.session, order.phase, order.fingerprint))
         self._last_progress = 0.0
 
     def __enter__(self) -> WorkerContext:
@@ -138,8 +139,10 @@ class WorkerContext:
         return dict(state), step
 
     def should_stop(self) -> bool:
-        """See Context."""
-        return bool(self._stop.is_set())
+        """See Context; the runner says it through the pipe."""
+        while not self._stopping and self._connection.poll():
+            self._stopping = self._connection.recv() == "stop"
+        return self._stopping
 
     def _say(self, kind: str, payload: Mapping[str, Any], *, often: bool = False) -> None:
         """Sends an event; frequent ones at most five times a second, so that watching costs nothing."""

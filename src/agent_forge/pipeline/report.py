@@ -14,9 +14,8 @@ import yaml
 
 from agent_forge import __version__
 from agent_forge.phases import BUILT, ORDER
-from agent_forge.pipeline import report_charts
-from agent_forge.pipeline.charts import bar
-from agent_forge.pipeline.scales import byte_size, duration, figure, pareto_front
+from agent_forge.pipeline import report_charts, report_tables
+from agent_forge.pipeline.scales import byte_size, duration, figure
 from agent_forge.pipeline.views import FINISHED, curve_file, lineage_rows, newest_runs, session_detail
 from agent_forge.storage.durable import publish_bytes
 from agent_forge.tracking.curves import read_curves
@@ -36,6 +35,11 @@ _ABOUT = {
     "compression": "one tiny file",
 }
 _CURVE_POINTS = 200
+_HEADLINE = {
+    "compression/bits_per_byte": "bits per byte of the result",
+    "compression/retention_fraction": "kept by compression",
+    "compression/retention_of_trunk": "kept of the trunk",
+}
 _NEWEST_FIRST = ("agent", "model", "trunk")
 
 
@@ -94,17 +98,19 @@ def build_page(home: Home, session: str) -> dict[str, Any]:
         "created": detail["created"],
         "preset": detail["config"].get("preset"),
         "verdict": verdict(detail, gates),
-        "headline": _headline(home, runs, gates, attached),
+        "headline": _headline(home, runs, gates),
         "strip": _strip(runs, detail["config"].get("phases", ())),
         "gates": gates,
         "measured": {run["phase"]: run["measured"] for run in runs if run["measured"]},
         "curves": report_charts.curve_charts(_curves(home, session)),
-        "evolution": report_charts.evolution_charts(attached.get("fitness")),
-        "family": report_charts.family_tree_chart(attached.get("family_tree")),
-        "ladder": _ladder(attached.get("ladder") or ()),
+        "evolution": report_charts.evolution_charts(attached.get("fitness") or ()),
+        "family": report_charts.family_tree_chart(attached.get("family_tree") or {}),
+        "ladder": report_tables.ladder_table(attached.get("ladder") or ()),
         "samples": attached.get("samples") or [],
-        "table": _table(attached.get("table") or []),
-        "corpus": _corpus(attached.get("corpus") or {}),
+        "tables": report_tables.score_tables(attached),
+        "ternary": report_tables.ternary_tables(attached.get("bitnet") or {}),
+        "compression": report_tables.compression_tables(attached),
+        "corpus": report_tables.corpus_tables(attached.get("corpus") or {}),
         "warnings": [{"phase": run["phase"], **warning} for run in runs for warning in run["warnings"]],
         "errors": [run for run in runs if run["error"]],
         "lineage": _lineage(home, runs),
@@ -158,7 +164,7 @@ def _ended(run: Mapping[str, Any]) -> str:
 
 
 def _headline(
-    home: Home, runs: Sequence[Mapping[str, Any]], gates: Sequence[Mapping[str, Any]], attached: Mapping[str, Any]
+    home: Home, runs: Sequence[Mapping[str, Any]], gates: Sequence[Mapping[str, Any]]
 ) -> list[tuple[str, str]]:
     """The few figures that a reader wants first."""
     rows = []
@@ -172,12 +178,10 @@ def _headline(
         rows.append(("peak memory", byte_size(max(peaks))))
     if final := _final(runs):
         rows.append(("size of the result", byte_size(home.registry.artifact(final).size_bytes)))
-    qualities = [row for row in attached.get("ladder") or () if row.get("bits_per_byte") is not None]
-    if qualities:
-        smallest = min(qualities, key=lambda row: row["bytes"])
-        rows.append(("bits per byte of the smallest form", figure(smallest["bits_per_byte"])))
-        if smallest.get("retention") is not None:
-            rows.append(("retention of the smallest form", f"{100 * smallest['retention']:.1f}%"))
+    measured = {name: value for run in runs for name, value in run["measured"].items()}
+    for name, label in _HEADLINE.items():
+        if name in measured:
+            rows.append((label, f"{100 * measured[name]:.1f}%" if "retention" in name else figure(measured[name])))
     return rows
 
 
@@ -224,50 +228,6 @@ def _curves(home: Home, session: str) -> dict[str, Any]:
     """Curves by phase."""
     found = {run.phase: read_curves(curve_file(home, run), points=_CURVE_POINTS) for run in newest_runs(home, session)}
     return {phase: curves for phase, curves in found.items() if curves}
-
-
-def _ladder(ladder: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Rows numbered as in the chart, with the Pareto front marked."""
-    rows = [dict(row) for row in ladder]
-    measured = [row for row in rows if row.get("bits_per_byte") is not None]
-    front = {id(measured[at]) for at in pareto_front([(row["bytes"], row["bits_per_byte"]) for row in measured])}
-    for row in rows:
-        row["number"] = measured.index(row) + 1 if row in measured else None
-        row["best"] = id(row) in front
-    return {"rows": rows, "svg": report_charts.ladder_chart(rows)}
-
-
-def _table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Bits per byte as sources × models, with the lowest of each source."""
-    cells = {(str(row["source"]), str(row["model"])): row["bits_per_byte"] for row in rows}
-    sources, models = list(dict.fromkeys(key[0] for key in cells)), list(dict.fromkeys(key[1] for key in cells))
-    best = {
-        source: min((cells[source, model] for model in models if cells.get((source, model)) is not None), default=None)
-        for source in sources
-    }
-    return {"sources": sources, "models": models, "cells": cells, "best": best}
-
-
-def _corpus(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What each domain holds with its share of training, and what each source lost and why."""
-    mixture = facts.get("mixture") or {}
-    largest = max([*mixture.values(), 1e-9])
-    domains = []
-    for domain, splits in (facts.get("domains") or {}).items():
-        share = mixture.get(domain)
-        domains.append(
-            {
-                "name": domain,
-                "train": splits.get("train"),
-                "selection": splits.get("selection"),
-                "test": splits.get("test"),
-                "tasks": sum(split.get("tasks", 0) for split in splits.values()),
-                "share": share,
-                "bar": bar(share / largest, f"{share:.1%}") if share is not None else "",
-            }
-        )
-    sources = [{"name": name, **source} for name, source in (facts.get("sources") or {}).items()]
-    return {"domains": domains, "sources": sources}
 
 
 def _lineage(home: Home, runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -15,57 +15,64 @@ from agent_forge.tracking.curves import Curve
 _MOST_CHARTS = 36
 _MOST_RELATIVES = 40
 _WIDE = 12.0
+_OFF_THE_CHART = 1.25
+"""Times the lowest bits per byte."""
 
 _KNOWN: tuple[tuple[str, str, str, str], ...] = (
-    # pattern of the metric's last parts, section, unit, what to look for
-    (r"bits_per_byte$", "quality", "bits per byte", "Lower is better; comparable between tokenizers."),
+    # pattern of the family, section, unit, what to look for
+    (r"bits_per_byte$", "quality", "bits per byte", "Selection split. Lower is better; comparable between tokenizers."),
     (r"perplexity$", "quality", "perplexity", "Lower is better; only comparable with the same tokenizer."),
-    (r"(^|[/_])loss$", "quality", "nats per token", "Should fall and flatten without jumps."),
-    (r"acc(uracy)?$", "quality", "fraction", "Exact answers."),
+    (r"validation_ratio$", "quality", "ratio of perplexities", "Against the model before it became ternary."),
+    (r"(^|/)loss$", "quality", "nats per token", "Should fall and flatten without jumps."),
+    (r"(^|/)(acc(uracy)?|.*_acc(uracy)?)$", "quality", "fraction", "Share of right answers."),
     (r"m_usage$", "inside", "fraction", "Share of the memory path in the gate; below 0.2 the memory is unused (A2)."),
     (r"avg_steps$", "inside", "recursion steps", "Adaptive computation; below 1.5 it always halts at once (C1)."),
-    (r"halt", "inside", "probability", "Chance of halting; above 0.9 at step 0 it always halts (C1)."),
-    (r"entropy$", "inside", "nats", "Near zero means that one choice has won."),
-    (r"rope_norm$", "inside", "norm", "Leaves 1.0 when clipping damages the rotary key (E1)."),
-    (r"^(gate|act|memory|attn|attention|recursion|model)/", "inside", "value", ""),
-    (r"(^|/)(lr|learning_rate)", "training", "learning rate", ""),
+    (r"halt_prob", "inside", "probability", "Chance of halting; above 0.9 at step 0 it always halts (C1)."),
+    (r"entropy(_fraction)?$", "inside", "entropy", "Near zero means that one choice has won."),
+    (r"rope_norm$", "inside", "norm", "Falls when clipping damages the rotary key (E1)."),
+    (r"^(gate|act|memory|attn|recursion|model)/", "inside", "value", ""),
+    (r"(^|/)(lr|learning_rate|rate)$", "training", "learning rate", ""),
     (r"norm", "training", "norm", "Above 10 is a warning, above 100 an emergency (C2)."),
     (r"per_second", "training", "tokens per second", ""),
+    (r"^(optim|grokfast|grad|bitnet)/", "training", "value", ""),
 )
 _MAY_BE_LOG = ("nats per token", "perplexity", "norm")
 _SECTIONS = ("quality", "inside", "training", "other")
+_SHARED = ("loss", "accuracy")
+"""Prefixes whose metrics share a chart."""
+_SHOWN_ELSEWHERE = ("evomerge/best_fitness", "evomerge/mean_fitness", "evomerge/diversity")
 
 
 def curve_charts(curves: Mapping[str, Mapping[str, Curve]]) -> dict[str, list[dict[str, Any]]]:
-    """Charts by section, one per metric; branches of one metric share a chart.
+    """Charts by section; metrics of one family (the parts of the loss, the domains of a score) share a chart.
 
     Args:
-        curves: phase → metric → curve. ``trunk/train/loss`` is metric ``train/loss`` of branch ``trunk``.
+        curves: phase → metric → curve.
     """
     charts: dict[str, list[dict[str, Any]]] = {section: [] for section in _SECTIONS}
     for phase, metrics in curves.items():
         families: dict[str, list[Series]] = {}
         for name, curve in metrics.items():
-            branch, metric = _split(name)
-            if series := _series(branch or metric, curve):
-                families.setdefault(metric, []).append(series)
-        for metric, family in families.items():
-            section, unit, note = _known(metric)
-            for start in range(0, len(family), MAX_SERIES):
-                svg = line_chart(
-                    f"{phase}: {metric}",
-                    family[start : start + MAX_SERIES],
-                    Axis("step"),
-                    Axis(unit, log=unit in _MAY_BE_LOG and _wide(family)),
-                )
-                charts[section].append({"phase": phase, "title": metric, "note": note, "svg": svg})
+            family, label = _split(name)
+            if name not in _SHOWN_ELSEWHERE and (series := _series(label, curve)):
+                families.setdefault(family, []).append(series)
+        for title, family_series in families.items():
+            family_series = _distinct(family_series)
+            section, unit, note = _known(title)
+            log = unit in _MAY_BE_LOG and _wide(family_series)
+            for start in range(0, len(family_series), MAX_SERIES):
+                part = family_series[start : start + MAX_SERIES]
+                svg = line_chart(f"{phase}: {title}", part, Axis("step"), Axis(unit, log=log))
+                charts[section].append({"phase": phase, "title": title, "note": note, "svg": svg})
     return {section: found[:_MOST_CHARTS] for section, found in charts.items() if found}
 
 
 def _split(name: str) -> tuple[str, str]:
-    """Branch and metric: the metric is the last two parts."""
+    """Family and label: ``valid/bits_per_byte/stories`` is ``stories`` of ``valid/bits_per_byte``."""
     parts = name.split("/")
-    return "/".join(parts[:-2]), "/".join(parts[-2:])
+    if parts[0] in _SHARED and len(parts) > 1:
+        return parts[0], "/".join(parts[1:])
+    return "/".join(parts[:2]), "/".join(parts[2:]) or "all"
 
 
 def _known(metric: str) -> tuple[str, str, str]:
@@ -87,6 +94,16 @@ def _series(name: str, curve: Curve) -> Series | None:
     return Series(name, list(zip(steps, last, strict=True)), list(edges))
 
 
+def _distinct(family: Sequence[Series]) -> list[Series]:
+    """Lines that lie on each other become one with both names."""
+    found: dict[tuple[tuple[float, float], ...], Series] = {}
+    for series in family:
+        key = tuple(series.points)
+        name = f"{found[key].name} = {series.name}" if key in found else series.name
+        found[key] = Series(name, series.points, series.band)
+    return list(found.values())
+
+
 def _wide(family: Iterable[Series]) -> bool:
     """Whether the values span so much that a logarithmic axis shows more."""
     values = [value for series in family for _, value in series.points]
@@ -95,69 +112,80 @@ def _wide(family: Iterable[Series]) -> bool:
     return min(values) > 0 and max(values) / min(values) > _WIDE
 
 
-def evolution_charts(fitness: Any) -> list[dict[str, Any]]:
+def evolution_charts(fitness: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Fitness and diversity by generation.
 
     Args:
-        fitness: rows with ``generation`` and numbers, as phase 2 attaches them.
+        fitness: rows with ``generation`` and, where they are known, ``best``, ``mean``, ``worst`` and ``diversity``.
     """
-    rows = [row for row in fitness if isinstance(row, Mapping) and "generation" in row] if fitness else []
-    names = [name for name in dict.fromkeys(key for row in rows for key in row) if name != "generation"]
-    lines: dict[str, Series] = {}
-    for name in names:
-        points = [
-            (float(row["generation"]), float(row[name]))
-            for row in rows
-            if isinstance(row.get(name), int | float) and not isinstance(row.get(name), bool)
-        ]
-        if len(points) > 1:
-            lines[name] = Series(name.replace("_", " "), points)
-    groups = {
-        "Fitness": (
-            [lines[name] for name in lines if "fitness" in name or name in ("best", "mean", "worst")],
-            "fitness",
-        ),
-        "Diversity": ([lines[name] for name in lines if "diversity" in name], "diversity"),
+
+    def lines(**names: str) -> list[Series]:
+        found = []
+        for key, label in names.items():
+            points = [(float(row["generation"]), float(row[key])) for row in fitness if row.get(key) is not None]
+            if len(points) > 1:
+                found.append(Series(label, points))
+        return found
+
+    of_fitness = lines(best="best so far", mean="mean of the generation", worst="worst")
+    charts = {
+        "Fitness by generation": (of_fitness, "fitness"),
+        "Diversity by generation": (lines(diversity="diversity"), "mean distance (1 = random)"),
     }
     return [
         {
             "phase": "evomerge",
-            "title": f"{title} by generation",
+            "title": title,
             "note": "",
-            "svg": line_chart(f"{title} by generation", series[:MAX_SERIES], Axis("generation"), Axis(unit)),
+            "svg": line_chart(title, found, Axis("generation"), Axis(unit)),
         }
-        for title, (series, unit) in groups.items()
-        if series
+        for title, (found, unit) in charts.items()
+        if found
     ]
 
 
-def family_tree_chart(tree: Any) -> Markup | None:
-    """The ancestors of the champion, as phase 2 attaches them.
+def family_tree_chart(tree: Mapping[str, Any]) -> Markup | None:
+    """The ancestors of the champion.
 
     Args:
-        tree: ``{"champion": id, "nodes": [{"id", "generation", "parents", "label", "fitness"}]}``.
+        tree: ``champion`` (an id) and ``nodes`` with ``id``, ``generation``, ``parents``, ``label`` and ``fitness``;
+            the label is the origin and, after a space, the methods joined by ``+``.
     """
-    if not tree or not tree.get("nodes"):
+    nodes = {node["id"]: node for node in tree.get("nodes", ())}
+    champion = tree.get("champion")
+    if champion is None or champion not in nodes:
         return None
-    nodes = {node["id"]: node for node in tree["nodes"]}
-    champion = tree["champion"]
     kept, front = dict[Any, None](), [champion]
     while front and len(kept) < _MOST_RELATIVES:
         kept.update(dict.fromkeys(front))
         above = dict.fromkeys(parent for each in front for parent in nodes[each]["parents"])
         front = [each for each in above if each in nodes and each not in kept]
-    return family_chart("Ancestors of the champion", [nodes[each] for each in kept], champion)
+    shown = [{**nodes[each], "label": _methods(nodes[each]["label"]), "tip": nodes[each]["label"]} for each in kept]
+    return family_chart("Ancestors of the champion", shown, champion)
 
 
-def ladder_chart(ladder: Sequence[Mapping[str, Any]]) -> Markup | None:
-    """Size against quality; forms without a measured quality are only in the table."""
-    points = [
-        (str(row["name"]), float(row["bytes"]), float(row["bits_per_byte"]))
-        for row in ladder
-        if row.get("bits_per_byte") is not None
-    ]
-    if len(points) < 2:
-        return None
-    return scatter_chart(
-        "Size and quality of every form of the model", points, Axis("bytes", log=True), Axis("bits per byte")
-    )
+def _methods(label: str) -> str:
+    """The first two methods of a label: what fits into a box."""
+    return "+".join(label.split()[-1].split("+")[:2])
+
+
+def ladder_chart(ladder: Sequence[Mapping[str, Any]]) -> tuple[Markup | None, list[str]]:
+    """Size against quality.
+
+    Args:
+        ladder: rows with ``number`` (None where the quality was not measured), ``name``, ``bytes``, ``bits_per_byte``.
+
+    Returns:
+        The chart (None with fewer than two points), and the names of forms that are so much worse than the best
+        that they would flatten all others; those are only in the table.
+    """
+    measured = [row for row in ladder if row.get("bits_per_byte") is not None]
+    bound = _OFF_THE_CHART * min([float(row["bits_per_byte"]) for row in measured], default=0.0)
+    shown = [row for row in measured if row["bits_per_byte"] <= bound]
+    away = [str(row["name"]) for row in measured if row["bits_per_byte"] > bound]
+    if len(shown) < 2:
+        return None, away
+    points = [(str(row["name"]), float(row["bytes"]), float(row["bits_per_byte"])) for row in shown]
+    numbers = [int(row["number"]) for row in shown]
+    title = "Size and quality of every form of the model"
+    return scatter_chart(title, points, Axis("bytes", log=True), Axis("bits per byte"), numbers), away

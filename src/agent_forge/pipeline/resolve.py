@@ -87,6 +87,9 @@ def load_reference(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase
         ArtifactCorrupt: a `.forge` file that was truncated or altered.
         HandoffError: a checkpoint that cannot be used.
     """
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
     if path.is_dir():
         from agent_forge.model.checkpoint import load_model
 

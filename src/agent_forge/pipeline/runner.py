@@ -113,7 +113,7 @@ class Runner:
         """First call: the phase saves its state and stops. Second call: it is ended."""
         self._stops += 1
         if self._child is not None:
-            self._child.stop.set()
+            self._child.ask_to_stop()
 
     def run(self) -> Outcome:
         """Walks the plan.

@@ -116,7 +116,7 @@ def short(value: float) -> str:
     for power, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= power:
             return f"{value / power:.3g}{letter}"
-    return f"{value:.3g}" if abs(value) >= 1e-3 or value == 0 else f"{value:.0e}"
+    return f"{value:.3g}" if abs(value) >= 1e-3 or value == 0 else f"{value:.2g}"
 
 
 def byte_size(count: float | None) -> str:

@@ -70,12 +70,18 @@ class Child:
     def __init__(self, order: WorkOrder) -> None:
         context = _context()
         self.connection, theirs = context.Pipe()
-        self.stop = context.Event()
         self.process: ForkServerProcess = context.Process(
-            target=_main, args=(order, theirs, self.stop), name=f"agent-forge {order.phase}"
+            target=_main, args=(order, theirs), name=f"agent-forge {order.phase}"
         )
         self.process.start()
         theirs.close()
+
+    def ask_to_stop(self) -> None:
+        """The phase saves its state and stops at its next look (`Context.should_stop`)."""
+        try:
+            self.connection.send("stop")
+        except OSError:
+            pass  # it has just ended by itself
 
     def end(self, grace_seconds: float = 3.0) -> None:
         """Ends the process: politely, then for certain."""
@@ -94,13 +100,13 @@ def _context() -> ForkServerContext:
     return context
 
 
-def _main(order: WorkOrder, connection: Connection, stop: Any) -> None:
+def _main(order: WorkOrder, connection: Connection) -> None:
     """Body of the child; everything that it raises goes through the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     try:
-        result = _run(order, connection, stop)
+        result = _run(order, connection)
     except (MemoryError, OutOfMemory) as error:
         connection.send(("error", _describe("OutOfMemory", error)))
         os._exit(MEMORY_EXIT)
@@ -133,18 +139,20 @@ def _die_with_parent() -> None:
         os._exit(1)
 
 
-def _run(order: WorkOrder, connection: Connection, stop: Any) -> dict[str, Any]:
+def _run(order: WorkOrder, connection: Connection) -> dict[str, Any]:
     import torch
+    from transformers.utils.logging import disable_progress_bar
 
     from agent_forge.pipeline.context import WorkerContext
     from agent_forge.pipeline.handoffs import check_handoffs
     from agent_forge.pipeline.plan import load_step
 
+    disable_progress_bar()  # the runner shows progress; bars of saving and loading would break its lines
     torch.set_num_threads(order.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     phase = load_step(order.phase)
     inputs = artifacts_from_json(order.inputs)
-    with WorkerContext(order, connection, stop) as context:
+    with WorkerContext(order, connection) as context:
         config = phase_config(order.phase, order.config)
         outputs = phase.run(config, inputs, context)
         check_handoffs(order.handoffs, outputs, context)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Select, func, insert, select, update
+from sqlalchemy import Connection, RowMapping, Select, func, insert, literal, select, update
 
 from agent_forge.contract import Artifact, canonical_json
 from agent_forge.errors import SessionNotFound
@@ -107,6 +107,18 @@ def artifact_rows(connection: Connection, rows: Sequence[RowMapping]) -> list[Ar
         )
         for row in rows
     ]  # fmt: skip
+
+
+def ancestors(connection: Connection, digest: str) -> list[str]:
+    """The artifact and everything that it came from, in no order: one recursive query."""
+    made, taken = HandoffTable.__table__.alias("made"), HandoffTable.__table__.alias("taken")
+    tree = select(literal(digest).label("digest")).cte("tree", recursive=True)
+    step = (
+        select(taken.c.digest)
+        .join(made, (made.c.phase_run_id == taken.c.phase_run_id) & (made.c.role == "out") & (taken.c.role == "in"))
+        .join(tree, tree.c.digest == made.c.digest)
+    )
+    return list(connection.scalars(select(tree.union(step).c.digest)))
 
 
 def parents(connection: Connection, digests: Sequence[str]) -> dict[str, tuple[str, ...]]:

@@ -285,7 +285,9 @@ class Registry:
 
     def artifacts(self, kind: str | None = None, session: str | None = None, limit: int = 100) -> list[ArtifactRow]:
         """The newest artifacts, of one kind or one session's outputs where asked."""
-        query = select(ArtifactTable).order_by(ArtifactTable.created_at.desc(), ArtifactTable.digest).limit(limit)
+        query = (
+            select(ArtifactTable).order_by(ArtifactTable.created_at.desc(), ArtifactTable.digest.desc()).limit(limit)
+        )
         if kind is not None:
             query = query.where(ArtifactTable.kind == kind)
         if session is not None:
@@ -305,20 +307,19 @@ class Registry:
         Raises:
             ModelNotFound: the digest is unknown.
         """
-        front, seen, rows = [self.artifact(digest).digest], set[str](), list[LineageRow]()
-        depth = 0
+        start = self.artifact(digest).digest
         with self.database.reading() as connection:
-            while front:
-                seen.update(front)
-                found = {row.digest: row for row in queries.artifacts_by_digest(connection, front)}
-                parents = queries.parents(connection, front)
-                for each in front:
-                    row = found[each]
-                    origin = (row.session, row.phase, row.name)
-                    rows.append(LineageRow(each, row.kind, depth, *origin, parents.get(each, ())))
-                front = sorted({parent for each in front for parent in parents.get(each, ())} - seen)
-                depth += 1
-        return rows
+            ancestors = queries.ancestors(connection, start)
+            found = {row.digest: row for row in queries.artifacts_by_digest(connection, ancestors)}
+            parents = queries.parents(connection, ancestors)
+        front, depth, rows = [start], 0, dict[str, LineageRow]()
+        while front:
+            for each in front:
+                row = found[each]
+                rows[each] = LineageRow(each, row.kind, depth, row.session, row.phase, row.name, parents.get(each, ()))
+            above = {parent for each in front for parent in parents.get(each, ())}
+            front, depth = sorted(above - rows.keys()), depth + 1
+        return list(rows.values())
 
     # Events
 

@@ -52,12 +52,16 @@ class ArtifactTable(Table):
     """Immutable bytes with their manifest (files and facts, canonical JSON)."""
 
     __tablename__ = "artifacts"
+    __table_args__ = (
+        Index("artifacts_by_age", "created_at", "digest"),
+        Index("artifacts_by_kind", "kind", "created_at", "digest"),
+    )
 
     digest: Mapped[str] = mapped_column(String(64), primary_key=True)
-    kind: Mapped[str] = mapped_column(String(40), index=True)
+    kind: Mapped[str] = mapped_column(String(40))
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     manifest: Mapped[str] = mapped_column(Text)
-    created_at: Mapped[float] = mapped_column(Float, index=True)
+    created_at: Mapped[float] = mapped_column(Float)
 
 
 class HandoffTable(Table):

@@ -88,7 +88,7 @@ class LocalStore:
                 self._drop(self._pending[1::2])
                 self._pending = self._pending[::2]
                 self._stride *= 2
-        if len(self._pending) >= CHUNK_ROWS:
+        if 2 * len(self._pending) >= self.queue_rows:
             self._wake.set()
 
     def close(self) -> None:

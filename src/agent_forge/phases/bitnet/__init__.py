@@ -1,1 +1,1 @@
-"""Phase 4: 1.58-bit weights."""
+"""Phase 4: 1.58-bit weights with accuracy recovery, their packed forms and exports."""

@@ -169,16 +169,14 @@ class Pretraining:
         score, gains = specialization_score(by_domain, self.corpus.specialties())
         figures = {f"bits_per_byte/{name}": bits[name]["bits_per_byte"] for name in names}
         figures |= {f"specialization_gain/{name}": gain for name, gain in gains.items()}
-        self.context.report(
-            figures
-            | {
-                "parameters": float(count_parameters(self.shape)["total"]),
-                "specialization_score": score,
-                "perplexity": bits[TRUNK]["perplexity"],
-                "tokens_seen": float(self.finished[TRUNK]["tokens_seen"]),
-                "merge_preview": self._preview([name for name in names if name != TRUNK]),
-            }
-        )
+        figures |= {
+            "parameters": float(count_parameters(self.shape)["total"]),
+            "specialization_score": score,
+            "perplexity": bits[TRUNK]["perplexity"],
+            "tokens_seen": float(self.finished[TRUNK]["tokens_seen"]),
+            "merge_preview": self._preview([name for name in names if name != TRUNK]),
+        }
+        self.context.report({f"cognate/{name}": value for name, value in figures.items()})
         self.context.attach("cognate/bits_per_byte", by_domain)
 
     def _preview(self, names: list[str]) -> float:
