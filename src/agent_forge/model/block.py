@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from agent_forge.model.attention import Attention, TokenLayout, Visibility, attend
-from agent_forge.model.cache import CognateCache
+from agent_forge.model.cache import CacheSlot, CognateCache
 from agent_forge.model.config import CognateConfig
 from agent_forge.model.convolution import Crossings, ShortConvolution
 from agent_forge.model.gate import MemoryGate, gate_statistics
@@ -37,7 +37,11 @@ class Pass:
 
     def remember(self, slot: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """All keys and values of a slot, these ones last."""
-        return (key, value) if self.cache is None else self.cache.layers[slot].update(key, value)  # type: ignore[return-value]
+        if self.cache is None:
+            return key, value
+        layer = self.cache.layers[slot]
+        assert isinstance(layer, CacheSlot)
+        return layer.update(key, value)
 
 
 class SwiGLU(nn.Module):

@@ -103,7 +103,7 @@ class _Rearrange(torch.autograd.Function):
         return _placed(x, forth)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         return _placed(gradient, ctx.back), None, None
 
 
@@ -218,11 +218,10 @@ class AssociativeMemory(nn.Module):
                 query = torch.cat([past["key"], query], 1)
                 writes = Writes(*(torch.cat([past[name], new], 1) for name, new in vars(writes).items()))
                 layout = _joined(past, layout, x.shape[0])
-            if past is not None and length == 1 and not self._closes(layout):
-                read = torch.einsum("bhk,bhvk->bhv", query[:, -1], past["memory"])[:, None]
-                state = past["memory"], past["surprise"]
+            state = None if past is None else (past["memory"], past["surprise"])
+            if state is not None and length == 1 and not self._closes(layout):
+                read = torch.einsum("bhk,bhvk->bhv", query[:, -1], state[0])[:, None]
             else:
-                state = None if past is None else (past["memory"], past["surprise"])
                 read, state = associate(query, writes, layout, chunk=self.chunk, state=state)
             if states is not None:
                 states["memory"] = self._open_chunk(writes, layout, state)
