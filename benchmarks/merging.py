@@ -19,7 +19,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,16 @@ from transformers import LlamaConfig, LlamaForCausalLM
 PEERS = os.environ.get("AGENT_FORGE_PEERS_PYTHON", "")
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 METHODS = ("linear", "slerp", "ties", "dare_ties")
+# The peak that the system reports for a process includes the one that it was forked from: start it from a small one.
+LAUNCHER = """
+import os, sys, time
+null = os.open(os.devnull, os.O_WRONLY)
+start = time.perf_counter()
+pid = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, null, 1)])
+_, status, usage = os.wait4(pid, 0)
+print(time.perf_counter() - start, usage.ru_maxrss)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
 OURS = """
 import json, sys, time
 from pathlib import Path
@@ -99,13 +108,13 @@ def command(who: str, recipe: Path, out: Path) -> list[str]:
 def run_alone(argv: list[str]) -> tuple[float, float]:
     """Wall-clock seconds and peak resident megabytes of a process."""
     environment = {**os.environ, "PYTHONPATH": str(SOURCE), "HF_HUB_OFFLINE": "1"}
-    start = time.perf_counter()
-    process = subprocess.Popen(argv, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        raise SystemExit(f"{argv} ended with {process.returncode}")
-    return time.perf_counter() - start, usage.ru_maxrss / 1024
+    launched = subprocess.run(
+        [sys.executable, "-S", "-c", LAUNCHER, *argv], env=environment, capture_output=True, text=True
+    )
+    if launched.returncode != 0:
+        raise SystemExit(f"{argv} ended with {launched.returncode}: {launched.stderr[-2000:]}")
+    seconds, kilobytes = launched.stdout.split()[-2:]
+    return float(seconds), float(kilobytes) / 1024
 
 
 class Worker:
