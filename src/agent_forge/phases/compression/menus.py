@@ -21,7 +21,8 @@ from agent_forge.phases.compression.bitstream import Encoded
 from agent_forge.phases.compression.config import CompressionConfig
 from agent_forge.phases.compression.sensitivity import predicted_loss, row_sensitivity
 
-_SAMPLE_RUNS, _RUN = 32, 96  # a run is whole blocks of SeedLM at both rates
+_MAX_CODEBOOK_BITS = 0.5  # a weight: dearer codebooks cannot win against entropy-coded scalars
+_SAMPLE_RUNS, _RUN = 16, 96  # a run is whole blocks of SeedLM at both rates
 
 
 @dataclass
@@ -108,14 +109,21 @@ def try_add(menu: Menu, name: str, tensor: Tensor, option: str, known: Knowledge
 
 def add_vptq(
     menus: Mapping[str, Menu], tensors: Mapping[str, Tensor], known: Knowledge, generator: torch.Generator
-) -> None:
-    """VPTQ for matrices of equal shape together, both rates, codebook bytes spread over them."""
+) -> list[dict[str, Any]]:
+    """VPTQ for matrices of equal shape together, both rates, codebook bytes spread over them; what was skipped."""
+    skipped: list[dict[str, Any]] = []
     shapes: dict[tuple[int, ...], list[str]] = {}
     for name in sorted(menus):
         if name in known.hessians and menus[name].lossless == "plain/native":
             shapes.setdefault(tuple(tensors[name].shape), []).append(name)
     for shape, names in shapes.items():
         for rate, (vector, centroids) in codecs.VPTQ_LAYOUTS.items():
+            bits = 16 * vector * centroids / (len(names) * int(np.prod(shape)))
+            if bits > _MAX_CODEBOOK_BITS:
+                skipped += [
+                    {"tensor": n, "option": f"vptq/{rate}", "reason": f"codebook of {bits:.2f} bits"} for n in names
+                ]
+                continue
             book = f"vptq{rate}-{'x'.join(map(str, shape))}"
             encoded, shared = vptq.encode(
                 [tensors[n] for n in names], [known.hessians[n] for n in names],
@@ -125,6 +133,7 @@ def add_vptq(
             for name, one in zip(names, encoded, strict=True):
                 size = len(one.payload) + extra
                 _put(menus[name], name, tensors[name], f"vptq/{rate}", one, shared, size, known)
+    return skipped
 
 
 def _put(

@@ -86,7 +86,7 @@ def shrink(
         skipped += reasons
     if "vptq" in config.codecs:
         progress(0.6, "vector quantization")
-        menus.add_vptq(cards, bench.tensors, known, generator)
+        skipped += menus.add_vptq(cards, bench.tensors, known, generator)
     cascade = Cascade(bench, meter, cards, known.roles, lambda: progress(0.7, "choosing and measuring"))
     increase_fraction = 1.0 if config.max_bytes else config.max_bits_per_byte_increase_fraction
     allowed = meter.allowed_increase(
