@@ -65,8 +65,8 @@ class CognateBlock(GradientCheckpointingLayer):
         self.attention_norm = RMSNorm(size, config.rms_norm_eps)
         self.attention_conv = ShortConvolution(size, width) if width else None
         self.attention = make_attention(config, value_residual=config.value_residual and index > 0)
-        self.memory = make_memory(config)
-        self.gate = MemoryGate(size, config.gate_size) if config.has_gate else None
+        self.memory = make_memory(config) if config.has_memory(index) else None
+        self.gate = MemoryGate(size, config.gate_size) if self.memory is not None and config.gate else None
         self.mlp_norm = RMSNorm(size, config.rms_norm_eps)
         self.mlp_conv = ShortConvolution(size, width) if width else None
         self.mlp = SwiGLU(size, config.intermediate_size)
@@ -99,10 +99,8 @@ class CognateBlock(GradientCheckpointingLayer):
         return mixed
 
 
-def make_memory(config: CognateConfig) -> nn.Module | None:
-    """The memory that the configuration names, or None."""
-    if config.memory == "off":
-        return None
+def make_memory(config: CognateConfig) -> nn.Module:
+    """The memory that the configuration names."""
     if config.memory == "ema":
         return EmaMemory(config.hidden_size, config.memory_size)
     return AssociativeMemory(config.hidden_size, config.memory_size, config.memory_heads, config.memory_chunk)
