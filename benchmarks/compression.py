@@ -145,20 +145,15 @@ def against_gptq(world: World) -> list[dict[str, Any]]:
     for name, weight in weights.items():
         shapes.setdefault(tuple(weight.shape), []).append(name)
     rows = []
-    for bits, vector in ((3, 3), (2, 4)):
+    for bits in (3, 2):
         wins = []
         for shape, names in shapes.items():
             count = sum(weights[n].numel() for n in names)
             rivals = [gptq.encode(weights[n], hessian=hessians[n], bits=bits) for n in names]
             gptq_bits = 8 * sum(len(r.payload) for r in rivals) / count
-            ours_bits, centroids = float("inf"), 2 ** (bits * vector)
-            while ours_bits > gptq_bits:  # the largest codebook that is paid for
-                encoded, shared = vptq.encode(
-                    [weights[n] for n in names], [hessians[n] for n in names], iterations=10,
-                    name="book", vector=vector, centroids=centroids, generator=torch.Generator().manual_seed(0),
-                )  # fmt: skip
-                ours_bits = 8 * (sum(len(e.payload) for e in encoded) + sum(map(len, shared.values()))) / count
-                centroids = int(centroids * 0.85)
+            encoded, shared, ours_bits = best_vptq(
+                [weights[n] for n in names], [hessians[n] for n in names], bits=bits, limit=gptq_bits
+            )
             for name, mine, rival in zip(names, encoded, rivals, strict=True):
                 error = hessian.weighted_error(vptq.decode(mine, shared) - weights[name], hessians[name])
                 other = hessian.weighted_error(plain.decode(rival) - weights[name], hessians[name])
@@ -169,6 +164,31 @@ def against_gptq(world: World) -> list[dict[str, Any]]:
                   f"{[round(r['ratio'], 2) for r in rows[-len(names):]]}")  # fmt: skip
         print(f"VPTQ not worse at no more bits: {sum(wins)} of {len(wins)} matrices at {bits} bits")
     return rows
+
+
+def best_vptq(
+    weights: list[Tensor], hessians: list[Tensor], *, bits: int, limit: float
+) -> tuple[list[Any], dict[str, bytes], float]:
+    """Of vectors of 2, 3 and 4 weights, each with the largest codebook that stays below ``limit`` bits in all."""
+    count = sum(weight.numel() for weight in weights)
+    best: tuple[float, Any] = (float("inf"), None)
+    for vector in (2, 3, 4):
+        centroids, size = min(2 ** (bits * vector), 1024), float("inf")
+        while centroids > 2:
+            encoded, shared = vptq.encode(
+                weights, hessians, iterations=8, name="book", vector=vector, centroids=centroids,
+                generator=torch.Generator().manual_seed(0),
+            )  # fmt: skip
+            size = 8 * (sum(len(e.payload) for e in encoded) + sum(map(len, shared.values()))) / count
+            if size <= limit:
+                break
+            centroids = int(centroids * min(0.94, 2 ** (vector * (limit - size))))
+        error = sum(
+            hessian.weighted_error(vptq.decode(e, shared) - w, h)
+            for e, w, h in zip(encoded, weights, hessians, strict=True)
+        )
+        best = min(best, (error, (encoded, shared, size)), key=lambda entry: entry[0])
+    return best[1]
 
 
 def files(world: World) -> list[dict[str, Any]]:

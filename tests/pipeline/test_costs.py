@@ -5,7 +5,7 @@ import pytest
 from agent_forge.config import build_config
 from agent_forge.pipeline.costs import Machine, cost, measure
 
-MACHINE = Machine(flops=5e10, cores=2)
+MACHINE = Machine(flops=5e10, elements=5e8, cores=2)
 PARAMETERS = 1_000_000
 
 
@@ -39,7 +39,7 @@ def test_a_larger_model_needs_more_of_everything(phase):
 
 @pytest.mark.parametrize("phase", ["cognate", "evomerge", "bitnet", "compression"])
 def test_a_faster_machine_is_done_sooner(phase):
-    assert of(phase, machine=Machine(5e12, 2)).seconds < of(phase).seconds
+    assert of(phase, machine=Machine(5e12, 5e10, 2)).seconds < of(phase).seconds
 
 
 def test_twice_the_steps_take_about_twice_the_training_time():
@@ -76,4 +76,5 @@ def test_the_machine_is_measured_and_its_threads_given_back():
     machine = measure(64, 192, 1024, "cpu", 1, "fp32")
     assert machine.cores == 1
     assert 1e8 < machine.flops < 1e15
+    assert 1e6 < machine.elements < 1e13
     assert torch.get_num_threads() == before

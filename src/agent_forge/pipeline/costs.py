@@ -1,40 +1,62 @@
 """What a phase costs, from the numbers in its configuration: seconds, memory and disk.
 
-Time is arithmetic divided by speed: 6 operations a parameter and token for training, 2 for reading,
-over the matmul speed measured on this machine at the model's own width, times an overhead for all
-that is no matmul. The overheads were fitted to runs of the presets `smoke` and `demo` on 2 cores;
-elsewhere expect ±50%. They say nothing about a corpus whose documents are much longer or shorter
-than those of the synthetic world.
+A training step of these small models is arithmetic (6 operations a parameter and token, over the
+matmul speed measured here at the model's own width) and, mostly, passes over values: about 20 a
+layer and unit of width and 3 a word of the vocabulary for each token, over the measured speed of an
+element-wise operation. The constants below were fitted to processor time of runs of the presets
+`smoke` and `demo` with one thread; expect ±50%, and more for a corpus whose documents are much
+longer than those of the synthetic world. An earlier run of the same phase is the better witness:
+`agent_forge.pipeline.estimate` asks it first.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from agent_forge.config import ForgeConfig
 
-# Fitted constants; see docs/log.md for the runs behind them.
-TRAINING_OVERHEAD = 3.0
-READING_OVERHEAD = 3.0
-TERNARY_OVERHEAD = 4.0
-START_SECONDS = 2.0
-INGEST_BYTES_PER_SECOND = 400_000.0
+TRAINING_PASSES = 11.0
+"""Element-wise passes over every value of a token in a training step, backward and optimizer included."""
+READING_PASSES = 4.5
+TERNARY_PASSES = 26.0
+"""Teacher, student, rounding and distillation together."""
+CALL_SECONDS = 0.006
+"""A step's calls into the library, for each layer."""
+START_SECONDS = 0.5
+IMPORT_SECONDS = 5.0
+"""The first process of a run imports torch and transformers for all."""
+INGEST_BYTES_PER_SECOND = 2_000_000.0
+TOKENIZE_BYTES_PER_SECOND = 1_300_000.0
+CANDIDATE_SECONDS = 0.07
 MERGE_SECONDS_PER_WEIGHT = 1.0e-7
 CODEC_SECONDS_PER_WEIGHT = {"seedlm": 4e-6, "hyper": 2e-6, "gptq": 1e-6, "vptq": 6e-6, "uniform": 2e-7, "ternary": 2e-7}
 
-PROCESS_BYTES = 450 * 2**20
+THREAD_GAIN = 0.7
+"""Twice the threads are 2 to this power as fast."""
+
+PROCESS_BYTES = 390 * 2**20
 """A process that has imported torch and transformers."""
-DOMAINS, DOCUMENT_TOKENS = 6, 120
+TRAINER_BYTES = 750 * 2**20
+"""One that has also trained a few steps: kernels and their caches."""
+DOMAINS, DOCUMENT_TOKENS = 5, 110
 """The synthetic world's domains, and tokens of its usual document."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """How fast: floating-point operations per second of a matmul at the model's width, and cores."""
+    """How fast, as measured here.
+
+    Attributes:
+        flops: floating-point operations per second of a matmul at the model's width.
+        elements: values per second through an element-wise operation.
+        cores: threads that a phase gets.
+    """
 
     flops: float
+    elements: float
     cores: int
 
 
@@ -62,15 +84,31 @@ def cost(phase: str, config: ForgeConfig, parameters: int, machine: Machine) -> 
     return _COSTS[phase](config, parameters, machine)
 
 
-def _reading(documents: float, length: int, parameters: int, machine: Machine) -> float:
+def _values(config: ForgeConfig) -> float:
+    """Values that one token makes on its way through the model."""
+    model = config.cognate.model
+    recursion = 1 + 0.25 * model.recursion_steps * model.micro_steps
+    return 20 * model.num_hidden_layers * model.hidden_size * recursion + 3 * model.vocab_size
+
+
+def _training(
+    config: ForgeConfig, tokens: float, steps: float, parameters: int, machine: Machine, passes: float
+) -> float:
+    """Seconds of so many steps over so many tokens."""
+    calls = steps * CALL_SECONDS * (1 + config.cognate.model.num_hidden_layers)
+    moved = passes * _values(config) * tokens / machine.elements
+    return calls + moved + passes / TRAINING_PASSES * 6 * parameters * tokens / machine.flops
+
+
+def _reading(config: ForgeConfig, documents: float, length: int, parameters: int, machine: Machine) -> float:
     """Seconds to score documents of every domain."""
     tokens = documents * DOMAINS * min(DOCUMENT_TOKENS, length)
-    return READING_OVERHEAD * 2 * parameters * tokens / machine.flops
+    return READING_PASSES * _values(config) * tokens / machine.elements + 2 * parameters * tokens / machine.flops
 
 
 def _data(config: ForgeConfig, parameters: int, machine: Machine) -> Cost:
     size = float(source_bytes(config))
-    return Cost(START_SECONDS + size / INGEST_BYTES_PER_SECOND, PROCESS_BYTES + 12 * size, 0.5 * size)
+    return Cost(IMPORT_SECONDS + size / INGEST_BYTES_PER_SECOND, PROCESS_BYTES + 6 * size, 0.3 * size)
 
 
 def source_bytes(config: ForgeConfig) -> int:
@@ -85,60 +123,57 @@ def source_bytes(config: ForgeConfig) -> int:
 
 def _cognate(config: ForgeConfig, parameters: int, machine: Machine) -> Cost:
     part = config.cognate
-    model = part.model
-    tokens = part.steps * part.batch_tokens
+    steps = float(part.steps)
     if part.specialize_from == "scratch":
-        tokens += round(3 * part.trunk_fraction * part.steps) * part.batch_tokens
+        steps += 3 * part.trunk_fraction * part.steps
     length = max(stage.tokens for stage in part.lengths)
-    # Attention reads up to a window for every token, on top of what the parameters cost.
-    attention = 6 * model.num_hidden_layers * model.hidden_size * min(length, model.sliding_window)
-    recursion = 1 + 0.25 * model.recursion_steps * model.micro_steps
-    training = TRAINING_OVERHEAD * recursion * (6 * parameters + attention) * tokens / machine.flops
     documents = part.validation_documents * (part.steps / part.validate_every + 4 + 5) + 4 * part.test_documents
-    seconds = START_SECONDS + training + _reading(documents, length, parameters, machine)
+    seconds = START_SECONDS + source_bytes(config) / TOKENIZE_BYTES_PER_SECOND
+    seconds += _training(config, steps * part.batch_tokens, steps, parameters, machine, TRAINING_PASSES)
+    seconds += _reading(config, documents, length, parameters, machine)
     batch = part.micro_batch_tokens or part.batch_tokens
-    memory = PROCESS_BYTES + 40 * parameters + _activations(config, batch)
+    memory = TRAINER_BYTES + 40 * parameters + _kept(config, batch)
     return Cost(seconds, memory, (16 + 20 * config.retention.checkpoints) * parameters)
 
 
-def _activations(config: ForgeConfig, tokens: int) -> float:
-    """Bytes that a training step keeps for its backward pass: per token, 20 values a width and layer, 3 a word."""
-    model = config.cognate.model
-    return 4.0 * tokens * (20 * model.num_hidden_layers * model.hidden_size + 3 * model.vocab_size)
+def _kept(config: ForgeConfig, tokens: int) -> float:
+    """Bytes that a training step holds at its peak; about three copies of every value, in 4 bytes."""
+    return 12.0 * tokens * _values(config)
 
 
 def _evomerge(config: ForgeConfig, parameters: int, machine: Machine) -> Cost:
     part = config.evomerge
+    # A quarter of each generation are elites, which are known already.
     evaluations = part.population * (part.generations + 1) * 0.75 * (1 + part.control_fraction)
     if part.strategy == "evolution+cma":
         evaluations += part.refinement_evaluations
-    documents = evaluations * part.selection_documents + part.finalists * part.final_documents
+    documents = evaluations * part.selection_documents + 2 * part.finalists * part.final_documents
     documents += 6 * (part.test_documents or 256)
-    seconds = START_SECONDS + evaluations * MERGE_SECONDS_PER_WEIGHT * parameters
-    seconds += _reading(documents, part.max_length, parameters, machine)
-    return Cost(seconds, PROCESS_BYTES + 32 * parameters + 2**26, 4 * parameters)
+    seconds = START_SECONDS + evaluations * (CANDIDATE_SECONDS + MERGE_SECONDS_PER_WEIGHT * parameters)
+    seconds += _reading(config, documents, part.max_length, parameters, machine)
+    return Cost(seconds, PROCESS_BYTES + 32 * parameters + 2**25, 4 * parameters)
 
 
 def _bitnet(config: ForgeConfig, parameters: int, machine: Machine) -> Cost:
     part = config.bitnet
     batch = part.batch_size * part.sequence_length
-    tokens = (1.5 * part.stages * part.stage_steps + part.recovery_steps) * batch
-    tokens += part.calibration_samples * part.sequence_length
-    training = TERNARY_OVERHEAD * 8 * parameters * tokens / machine.flops
+    steps = 1.5 * part.stages * part.stage_steps + part.recovery_steps
+    tokens = steps * batch + part.calibration_samples * part.sequence_length
     documents = part.validation_documents * 1.5 * part.stages + 4 * part.test_documents
-    seconds = START_SECONDS + training + _reading(documents, part.sequence_length, parameters, machine)
-    memory = PROCESS_BYTES + 48 * parameters + 1.5 * _activations(config, batch)
+    seconds = START_SECONDS + _training(config, tokens, 2 * steps, parameters, machine, TERNARY_PASSES)
+    seconds += _reading(config, documents, part.sequence_length, parameters, machine)
+    memory = PROCESS_BYTES + 48 * parameters + 1.5 * _kept(config, batch)
     return Cost(seconds, memory, (4 + 20 * config.retention.checkpoints) * parameters)
 
 
 def _compression(config: ForgeConfig, parameters: int, machine: Machine) -> Cost:
     part = config.compression
     codecs = sum(CODEC_SECONDS_PER_WEIGHT.get(codec, 0.0) for codec in part.codecs) * parameters
-    codecs *= 2 / machine.cores
-    passes = 4 * part.max_allocation_rounds + 10 + (12 if part.ladder else 0)
+    passes = 6 * part.max_allocation_rounds + 14 + (16 if part.ladder else 0)
     documents = passes * part.evaluation_documents + 3 * part.calibration_documents
-    seconds = START_SECONDS + codecs + _reading(documents, part.max_length, parameters, machine)
-    return Cost(seconds, PROCESS_BYTES + 60 * parameters + 2**27, parameters)
+    seconds = START_SECONDS + codecs * 2 / machine.cores
+    seconds += _reading(config, documents, part.max_length, parameters, machine)
+    return Cost(seconds, PROCESS_BYTES + 60 * parameters + 2**25, parameters)
 
 
 _COSTS: Mapping[str, Callable[[ForgeConfig, int, Machine], Cost]] = {
@@ -151,7 +186,10 @@ _COSTS: Mapping[str, Callable[[ForgeConfig, int, Machine], Cost]] = {
 
 
 def measure(width: int, inner: int, tokens: int, device: str, threads: int, precision: str) -> Machine:
-    """Measures the matmul of a training step for about 0.3 s.
+    """Measures a matmul and an element-wise operation on one thread, about 0.3 s in all.
+
+    One thread, because a busy machine makes threads wait for each other and would tell nothing about a quiet
+    one; more threads are counted with the usual loss.
 
     Args:
         width: of the model.
@@ -161,25 +199,32 @@ def measure(width: int, inner: int, tokens: int, device: str, threads: int, prec
         threads: CPU threads of a phase.
         precision: as configured (auto, bf16 or fp32).
     """
-    import time
-
     import torch
 
     from agent_forge.optim.precision import training_precision
 
     dtype: Any = training_precision(precision, device)
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
     try:
         rows = torch.ones(min(tokens, 4096), width, device=device, dtype=dtype)
         matrix = torch.ones(width, inner, device=device, dtype=dtype)
-        rows @ matrix
-        count, start = 0, time.perf_counter()
-        while time.perf_counter() - start < 0.3:
-            product = rows @ matrix
-            count += 1
-        float(product[0, 0])  # waits for a GPU
-        seconds = time.perf_counter() - start
+        values = torch.ones(2**20, device=device)
+        products = _per_second(lambda: rows @ matrix, 0.15)
+        passes = _per_second(lambda: torch.nn.functional.silu(values), 0.15)
     finally:
         torch.set_num_threads(before)
-    return Machine(2.0 * rows.shape[0] * width * inner * count / seconds, threads)
+    gain = threads**THREAD_GAIN if device == "cpu" else 1.0
+    return Machine(2.0 * rows.shape[0] * width * inner * products * gain, values.numel() * passes * gain, threads)
+
+
+def _per_second(work: Callable[[], Any], seconds: float) -> float:
+    """How often something can be done in a second on a quiet machine: the fastest tenth of the calls counts."""
+    work()
+    taken: list[float] = []
+    deadline = time.perf_counter() + seconds
+    while time.perf_counter() < deadline or not taken:
+        start = time.perf_counter()
+        float(work().flatten()[0])  # waits for a GPU
+        taken.append(time.perf_counter() - start)
+    return 1 / sorted(taken)[len(taken) // 10]

@@ -46,8 +46,8 @@ Uniform: step in root mean squares. SeedLM, Hyper-Compression, GPTQ, VPTQ: bits 
 EXTREME_STEP = "4.5"
 """Uniform step at which a Gaussian costs about 0.1 bit: never offered, measured for the ladder, may be forced."""
 
-VPTQ_LAYOUTS: Mapping[str, tuple[int, int]] = {"3": (3, 512), "2": (4, 256)}
-"""Rate → (vector, centroids)."""
+VPTQ_LAYOUTS: Mapping[str, tuple[tuple[int, int], ...]] = {"3": ((3, 512), (2, 64)), "2": ((4, 256), (2, 16))}
+"""Rate → (vector, centroids), the better codebook first and the one for few weights last."""
 
 
 def decode(encoded: Encoded, shared: Mapping[str, bytes] | None = None) -> Tensor:

@@ -21,7 +21,7 @@ from agent_forge.phases.compression.bitstream import Encoded
 from agent_forge.phases.compression.config import CompressionConfig
 from agent_forge.phases.compression.sensitivity import predicted_loss, row_sensitivity
 
-_MAX_CODEBOOK_BITS = 0.5  # a weight: dearer codebooks cannot win against entropy-coded scalars
+_MAX_CODEBOOK_BITS = 0.1  # a weight: a dearer codebook costs more than its better shape gains
 _SAMPLE_RUNS, _RUN = 16, 96  # a run is whole blocks of SeedLM at both rates
 
 
@@ -117,9 +117,12 @@ def add_vptq(
         if name in known.hessians and menus[name].lossless == "plain/native":
             shapes.setdefault(tuple(tensors[name].shape), []).append(name)
     for shape, names in shapes.items():
-        for rate, (vector, centroids) in codecs.VPTQ_LAYOUTS.items():
-            bits = 16 * vector * centroids / (len(names) * int(np.prod(shape)))
-            if bits > _MAX_CODEBOOK_BITS:
+        for rate, layouts in codecs.VPTQ_LAYOUTS.items():
+            count = len(names) * int(np.prod(shape))
+            cheap = [layout for layout in layouts if 16 * layout[0] * layout[1] / count <= _MAX_CODEBOOK_BITS]
+            vector, centroids = cheap[0] if cheap else layouts[-1]
+            bits = 16 * vector * centroids / count
+            if not cheap:
                 skipped += [
                     {"tensor": n, "option": f"vptq/{rate}", "reason": f"codebook of {bits:.2f} bits"} for n in names
                 ]
