@@ -9,6 +9,7 @@ VARIANTS = {
     "default": {},
     "ema": {"memory": "ema"},
     "titans": {"memory": "titans"},
+    "memory in the last layer only": {"memory": "titans", "memory_every": 2},
     "ema without gate": {"memory": "ema", "gate": False},
     "grouped keys, value residual, soft cap": {
         "num_key_value_heads": 2,

@@ -50,26 +50,26 @@ LADDER = [
     {"name": "seedlm 3 bit", "bytes": 455_100, "bits_per_byte": 1.9420, "retention": 0.9275},
     {"name": "unmeasured", "bytes": 300_000, "bits_per_byte": None, "retention": None},
 ]
-GENOTYPE = {"interpolation": "slerp", "weights": [[0.2, 0.8]]}
 
 
-def individual(digest, generation, origin, parents, fitness, methods="slerp+ties+dfs"):
-    """One row of a family tree."""
-    row = {"digest": digest, "generation": generation, "origin": origin, "parents": parents}
-    return {**row, "fitness": fitness, "methods": methods}
+def individual(name, generation, parents, fitness, label):
+    """One node of a family tree."""
+    return {"id": name, "generation": generation, "parents": parents, "fitness": fitness, "label": label}
 
 
-FAMILY = [
-    individual("a" * 12, 0, "anchor", [], 0.61, "linear+ties+frankenmerge"),
-    individual("b" * 12, 0, "founder", [], 0.58),
-    individual("c" * 12, 0, "founder", [], None, "linear+dare+dfs"),
-    individual("d" * 12, 1, "recombined", ["a" * 12, "b" * 12], 0.66),
-    individual("e" * 12, 1, "mutant", ["c" * 12], 0.2, "nobody+knows+dfs"),
-    individual(digest_of(GENOTYPE)[:12], 2, "mutant", ["d" * 12], 0.71),
-]
+FAMILY = {
+    "champion": "f",
+    "nodes": [
+        individual("a", 0, [], 0.61, "anchor linear+ties+frankenmerge"),
+        individual("b", 0, [], None, "founder slerp+dare+dfs"),
+        individual("c", 0, [], 0.58, "founder linear+dare+dfs"),
+        individual("d", 1, ["a", "b"], 0.66, "recombined slerp+ties+dfs"),
+        individual("e", 1, ["c"], 0.2, "mutant nobody+knows+dfs"),
+        individual("f", 2, ["d"], 0.71, "mutant slerp+ties+frankenmerge"),
+    ],
+}
 SCORES = {"trunk": {"stories": 1.9, "arithmetic": 1.2}, "reasoning": {"stories": 1.95, "arithmetic": 1.15}}
 CHAMPION = {
-    "genotype": GENOTYPE,
     "best_parent": 0,
     "bits_per_byte": {
         "champion": {"mean": 1.47, "stories": 1.84, "arithmetic": 1.1},
@@ -149,6 +149,7 @@ def log_curves(path: Path, rows: int) -> None:
         metrics = {
             "loss/total": 30.0 if step == rows // 2 else loss,
             "loss/next_token": loss - 0.1,
+            "loss/step_0": loss - 0.1,
             "gate/m_usage": 0.5 + 0.2 * math.tanh((step - rows / 3) / (rows / 8)),
             "act/avg_steps": 2.4 + 0.3 * math.cos(step / rows * 5),
             "grad/norm": float("nan") if step == 7 else 2.0 + math.sin(step / 9),
@@ -194,7 +195,7 @@ def filled_home(home, tmp_path):
     learned = {"model/parameters": 1_203_001.0, "test/bits_per_byte": 1.83}
     warning = {"failure": "A2", "message": "memory is unused in <reasoning>", "evidence": {"m_usage": 0.12}}
     fitness = [
-        {"generation": at, "best": 0.71 - 0.1 * 0.8**at, "members": [0.5, None, 0.6], "diversity": 0.6 / (at + 1)}
+        {"generation": at, "best": 0.71 - 0.1 * 0.8**at, "mean": 0.55, "worst": 0.5, "diversity": 0.6 / (at + 1)}
         for at in range(8)
     ]
     samples = [{"prompt": "Once", "text": "upon <b>"}], [{"prompt": "2 + 2 =", "text": "4"}]

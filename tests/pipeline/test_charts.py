@@ -106,6 +106,18 @@ def test_scatter_fills_the_pareto_front_only():
         scatter_chart("t", [], STEP, LOSS)
 
 
+def test_numbers_of_crowded_points_do_not_cover_each_other():
+    points = [(str(index), 1000.0 + index, 1.0 + index / 1000) for index in range(4)] + [("far", 1e6, 3.0)]
+    root = parse(scatter_chart("t", points, Axis("bytes", log=True), LOSS, numbers=range(7, 12)))
+    labels = [e for e in root.iter("text") if e.attrib["class"] == "tick strong"]
+    assert [label.text for label in labels] == [str(number) for number in range(7, 12)]
+    places = [(float(label.attrib["x"]), float(label.attrib["y"])) for label in labels]
+    crowded = [
+        (a, b) for i, a in enumerate(places) for b in places[i + 1 :] if abs(a[0] - b[0]) < 8 and abs(a[1] - b[1]) < 9
+    ]
+    assert crowded == []
+
+
 def test_a_family_tree_connects_children_with_parents_that_are_there():
     nodes = [
         {"id": "a", "generation": 0, "parents": [], "label": "a"},

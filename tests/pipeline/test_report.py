@@ -7,6 +7,7 @@ import pytest
 
 from agent_forge.errors import SessionNotFound
 from agent_forge.pipeline.report import attachments, build_page, render, write_report
+from agent_forge.pipeline.report_tables import ladder_table
 
 VOID = {"meta", "link", "br"}
 
@@ -98,6 +99,18 @@ def test_every_section_of_a_complete_session_is_there(text):
     assert "nobody" not in text, "who is no ancestor of the champion is not in its tree"
 
 
+def test_a_form_far_above_the_others_is_told_and_not_drawn():
+    rows = [
+        {"name": name, "bytes": size, "bits_per_byte": bits}
+        for name, size, bits in (("a", 9, 1.0), ("b", 5, 1.1), ("c", 1, 5.0))
+    ]
+    table = ladder_table(rows)
+    assert table["off_the_chart"] == ["c"]
+    assert str(table["svg"]).count("<circle") == 2
+    assert [(row["number"], row["best"]) for row in table["rows"]] == [(1, True), (2, True), (3, True)]
+    assert ladder_table([])["svg"] is None
+
+
 def test_what_was_not_recorded_is_left_out(filled_home):
     filled_home.registry.create_session("bare", {"preset": "smoke", "phases": ["cognate"]})
     text = render(build_page(filled_home, "bare"))
@@ -135,6 +148,13 @@ def test_a_session_that_was_stopped_says_how_to_go_on(filled_home):
 def test_curves_of_a_reused_phase_are_those_of_the_session_that_ran_it(filled_home):
     titles = [chart["title"] for chart in build_page(filled_home, "stuck")["curves"]["quality"]]
     assert titles == ["loss", "valid/bits_per_byte"]
+
+
+def test_lines_that_lie_on_each_other_are_drawn_once(filled_home):
+    loss = build_page(filled_home, "demo")["curves"]["quality"][0]["svg"]
+    assert "next_token = step_0" in loss
+    assert loss.count('class="line s1"') == 2, "in the legend and in the chart"
+    assert 'class="line s2"' not in loss
 
 
 def test_attachments_of_several_phases_are_joined(filled_home):

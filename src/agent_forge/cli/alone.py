@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 import yaml
@@ -99,8 +100,8 @@ def export(
     _tell(facts, as_json, f"wrote {out}")
 
 
-def _keyword_values(settings: list[str] | None) -> dict[str, object]:
-    values: dict[str, object] = {}
+def _keyword_values(settings: list[str] | None) -> dict[str, Any]:
+    values: dict[str, Any] = {}
     for setting in settings or ():
         key, separator, text = setting.partition("=")
         if not separator:
@@ -109,7 +110,7 @@ def _keyword_values(settings: list[str] | None) -> dict[str, object]:
     return values
 
 
-def _tell(facts: dict[str, object], as_json: bool, sentence: str) -> None:
+def _tell(facts: Mapping[str, object], as_json: bool, sentence: str) -> None:
     if as_json:
         print_json(facts)
         return

@@ -12,7 +12,7 @@ from agent_forge.cli import alone, models, registry, run
 from agent_forge.errors import ForgeError
 
 # typer may carry a click of its own: its errors are found through one that it exports, not through ``import click``.
-UsageErrors = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+UsageErrors: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 app = typer.Typer(
     name="agent-forge",

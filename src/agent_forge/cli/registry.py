@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -98,19 +99,24 @@ def gc(
     apply: Annotated[bool, typer.Option("--apply/--dry-run", help="Delete, or only say what would go.")] = False,
     days: Annotated[float, typer.Option("--days", help="Sessions older than this go.")] = 30.0,
     keep: Annotated[int, typer.Option("--keep", help="Sessions kept at most.")] = 50,
+    grace_seconds: Annotated[
+        float, typer.Option("--grace-seconds", help="Younger files stay; a run may need them.")
+    ] = 3600.0,
     as_json: JsonOption = False,
 ) -> None:
     """Free what no session needs any more; pinned and running sessions stay."""
     from agent_forge.storage.home import Home
-    from agent_forge.storage.retention import collect_garbage
+    from agent_forge.storage.retention import apply_retention, plan_retention
 
-    freed = collect_garbage(Home.open(home_path(home), create=False), days=days, keep=keep, apply=apply)
+    place = Home.open(home_path(home), create=False)
+    doomed = plan_retention(place, keep_sessions=keep, max_age_days=days, grace_seconds=grace_seconds)
+    freed = apply_retention(place, doomed) if apply else doomed.freed_bytes
+    names = [session.name for session in doomed.sessions]
     if as_json:
-        print_json(freed.to_json())
+        print_json({"applied": apply, "sessions": names, "files": len(doomed.blobs), "freed_bytes": freed})
     else:
         verb = "freed" if apply else "would free"
-        names = ", ".join(freed.sessions) or "none"
-        typer.echo(f"{verb} {freed.size_bytes / 2**20:.1f} MiB in {len(freed.files)} files; sessions: {names}")
+        typer.echo(f"{verb} {freed / 2**20:.1f} MiB; {len(doomed.blobs)} files; sessions: {', '.join(names) or 'none'}")
 
 
 def list_models(home: HomeOption = None, as_json: JsonOption = False) -> None:
@@ -171,14 +177,20 @@ def verify(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Re-hash everything that is stored."""
     from agent_forge.errors import ArtifactCorrupt
     from agent_forge.storage.home import Home
-    from agent_forge.storage.verify import verify_home
+    from agent_forge.storage.verify import verify as verify_home
 
     found = verify_home(Home.open(home_path(home), create=False))
     if as_json:
-        print_json(found.to_json())
+        print_json({"ok": found.ok, "problems": found.problems, **asdict(found)})
     else:
-        typer.echo(found.summary())
-    if not found.clean:
+        state = "clean" if found.ok else "DAMAGED"
+        typer.echo(
+            f"{state}: {found.artifacts} artifacts, {found.files} files, {found.size_bytes / 2**20:.1f} MiB hashed; "
+            f"database {found.integrity}; SQLite {found.sqlite}"
+        )
+        for problem in found.problems:
+            typer.echo(f"  {problem}")
+    if not found.ok:
         raise ArtifactCorrupt(f"{len(found.problems)} problems; the first: {found.problems[0]}")
 
 

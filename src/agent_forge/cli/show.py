@@ -119,14 +119,17 @@ def show_outcome(outcome: Outcome, home: Home, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(json.dumps({"event": "outcome", **outcome_json(outcome)}) + "\n")
         return
-    console = Console(highlight=False)
+    # A table that is cut to 80 columns hides what it should show, so a log gets the width that it needs.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     table = Table(title=f"session {outcome.session}")
     for column in ("phase", "gate", "measured", "bound", "passed"):
-        table.add_column(column, justify="right" if column in ("measured", "bound") else "left")
+        right = column in ("measured", "bound")
+        table.add_column(column, justify="right" if right else "left", no_wrap=True)
     for gate in outcome.gates:
         measured = "not measured" if gate.measured is None else f"{gate.measured:.4g}"
         verdict = "yes" if gate.passed else ("NO" if gate.severity == "block" else "no (warning)")
-        table.add_row(gate.phase, gate.metric, measured, f"{gate.comparison} {gate.bound:g}", verdict)
+        metric = gate.metric.removeprefix(f"{gate.phase}/")
+        table.add_row(gate.phase, metric, measured, f"{gate.comparison} {gate.bound:g}", verdict)
     console.print(table)
     times = Table(title="phases")
     for column in ("phase", "status", "seconds", "peak memory, MiB"):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from agent_forge.model.attention import Attention, TokenLayout, Visibility, attend
-from agent_forge.model.cache import CognateCache
+from agent_forge.model.cache import CacheSlot, CognateCache
 from agent_forge.model.config import CognateConfig
 from agent_forge.model.convolution import Crossings, ShortConvolution
 from agent_forge.model.gate import MemoryGate, gate_statistics
@@ -37,7 +37,11 @@ class Pass:
 
     def remember(self, slot: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """All keys and values of a slot, these ones last."""
-        return (key, value) if self.cache is None else self.cache.layers[slot].update(key, value)  # type: ignore[return-value]
+        if self.cache is None:
+            return key, value
+        layer = self.cache.layers[slot]
+        assert isinstance(layer, CacheSlot)
+        return layer.update(key, value)
 
 
 class SwiGLU(nn.Module):
@@ -65,8 +69,8 @@ class CognateBlock(GradientCheckpointingLayer):
         self.attention_norm = RMSNorm(size, config.rms_norm_eps)
         self.attention_conv = ShortConvolution(size, width) if width else None
         self.attention = make_attention(config, value_residual=config.value_residual and index > 0)
-        self.memory = make_memory(config)
-        self.gate = MemoryGate(size, config.gate_size) if config.has_gate else None
+        self.memory = make_memory(config) if config.has_memory(index) else None
+        self.gate = MemoryGate(size, config.gate_size) if self.memory is not None and config.gate else None
         self.mlp_norm = RMSNorm(size, config.rms_norm_eps)
         self.mlp_conv = ShortConvolution(size, width) if width else None
         self.mlp = SwiGLU(size, config.intermediate_size)
@@ -99,10 +103,8 @@ class CognateBlock(GradientCheckpointingLayer):
         return mixed
 
 
-def make_memory(config: CognateConfig) -> nn.Module | None:
-    """The memory that the configuration names, or None."""
-    if config.memory == "off":
-        return None
+def make_memory(config: CognateConfig) -> nn.Module:
+    """The memory that the configuration names."""
     if config.memory == "ema":
         return EmaMemory(config.hidden_size, config.memory_size)
     return AssociativeMemory(config.hidden_size, config.memory_size, config.memory_heads, config.memory_chunk)

@@ -187,10 +187,11 @@ def _append(buffer: Tensor, states: Tensor, length: int) -> Tensor:
     needed = length + states.shape[2]
     if torch.is_grad_enabled() and (states.requires_grad or buffer.requires_grad):
         return torch.cat([buffer[:, :, :length], states], 2)
+    if length == 0 and buffer.shape[2] == 0:
+        # the first pass is often the whole text: no copy, and no spare room before a second one asks for it
+        return states
     if needed > buffer.shape[2]:
-        # the first pass is often the whole text: no spare room before a second one asks for it
-        capacity = needed if length == 0 else max(64, 2 * needed)
-        larger = states.new_empty(states.shape[0], states.shape[1], capacity, states.shape[3])
+        larger = states.new_empty(states.shape[0], states.shape[1], max(64, 2 * needed), states.shape[3])
         larger[:, :, :length] = buffer[:, :, :length]
         buffer = larger
     buffer[:, :, length:needed] = states

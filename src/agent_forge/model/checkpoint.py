@@ -82,7 +82,7 @@ def load_model(
         raise HandoffError(f"{folder} is no checkpoint: it has no config.json")
     model = _load_weights(folder, dtype)
     tokenizer = _load_tokenizer(folder)
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows = int(model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
     if len(tokenizer) > rows:
         raise HandoffError(
             f"{folder}: the tokenizer has {len(tokenizer)} tokens, but the model's vocabulary has {rows} rows; "
@@ -113,11 +113,12 @@ def _load_weights(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
             raise HandoffError(f"{file} cannot be read as safetensors: {error}") from error
     try:
         config = AutoConfig.from_pretrained(folder)
-        model, found = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
         )
     except (OSError, ValueError, KeyError) as error:
         raise HandoffError(f"{folder} cannot be loaded as a causal language model: {error}") from error
+    model, found = loaded
     where = files[0] if len(files) == 1 else folder
     for name, stored, wanted in sorted(found["mismatched_keys"]):
         raise HandoffError(f"{where}: tensor {name} has shape {list(stored)}, but config.json asks for {list(wanted)}")

@@ -33,6 +33,7 @@ class CognateConfig(PreTrainedConfig):
         memory_size: width of the memory of a layer.
         memory_heads: heads of the titans memory; ``memory_size`` is divisible by it.
         memory_chunk: tokens after which the titans memory is written (a token reads closed chunks only).
+        memory_every: only every n-th block has a memory, counted from the last.
         gate: MAG gate between attention and memory (needs a memory; else they are added).
         gate_size: hidden width of the gate.
         short_convolution: width of the depthwise causal convolution before attention and before the
@@ -71,6 +72,7 @@ class CognateConfig(PreTrainedConfig):
     memory_size: int = 256
     memory_heads: int = 4
     memory_chunk: int = 64
+    memory_every: int = 1
     gate: bool = True
     gate_size: int = 256
     short_convolution: int = 4
@@ -103,6 +105,10 @@ class CognateConfig(PreTrainedConfig):
         """Channels of one attention head."""
         return self.hidden_size // self.num_attention_heads
 
+    def has_memory(self, index: int) -> bool:
+        """True when block ``index`` has a memory: counted from the end, so that the last block has one."""
+        return self.memory != "off" and (self.num_hidden_layers - 1 - index) % self.memory_every == 0
+
     @property
     def has_recursion(self) -> bool:
         """True when a token may get more than the backbone's own prediction."""
@@ -134,7 +140,7 @@ class CognateConfig(PreTrainedConfig):
         if not 0.0 < self.halting_threshold < 1.0:
             raise ValueError(f"halting_threshold is {self.halting_threshold}, expected between 0 and 1")
         positive = ("vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size", "sliding_window",
-                    "memory_size", "memory_chunk", "gate_size", "micro_steps")  # fmt: skip
+                    "memory_size", "memory_chunk", "memory_every", "gate_size", "micro_steps")  # fmt: skip
         for name in positive:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")

@@ -82,8 +82,8 @@ class Crossings:
             source = row * documents.shape[1] + column
             found.append((source + back, source, torch.full_like(source, back)))
         if sum(part[0].numel() for part in found):
-            target, source, back = (torch.cat(parts) for parts in zip(*found, strict=True))
-            self.taps = target, source, back
+            targets, sources, backs = (torch.cat(parts) for parts in zip(*found, strict=True))
+            self.taps = targets, sources, backs
 
 
 class _Convolve(torch.autograd.Function):
@@ -100,7 +100,7 @@ class _Convolve(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weight = ctx.saved_tensors
         gradient = gradient.contiguous()
         # 1. the inputs: the same convolution, looking forward

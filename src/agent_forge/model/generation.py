@@ -97,7 +97,8 @@ def _decode(
     generator: torch.Generator | None,
     stop: set[int],
 ) -> Iterator[int]:
-    cache: Any = model.make_cache() if hasattr(model, "make_cache") else DynamicCache(config=model.config)
+    own: Any = getattr(model, "make_cache", None)
+    cache = DynamicCache(config=model.config) if own is None else own()
     for _ in range(max_tokens):
         # not around the loop: between two tokens the caller's code runs
         with torch.inference_mode():

@@ -249,10 +249,10 @@ class CognateForCausalLM(CognatePreTrainedModel, GenerationMixin):
         layout = self.model.layout(x, attention_mask, position_ids, document_ids, past_key_values)
         shared = self.model.begin(layout, x, past_key_values, output_statistics)
         stream = self.model(x, shared)
-        found = self._refined(self.model.norm(stream), shared, steps, halt and self.halting is not None)
+        refined = self._refined(self.model.norm(stream), shared, steps, halt and self.halting is not None)
         if past_key_values is not None:
             past_key_values.prune()
-        return found
+        return refined
 
     def _refined(self, x: Tensor, shared: Pass, steps: int | None, halt: bool) -> Features:
         """The recursion, where there is one, and the statistics."""
@@ -260,6 +260,7 @@ class CognateForCausalLM(CognatePreTrainedModel, GenerationMixin):
         count = self.config.recursion_steps if steps is None else steps
         if self.recursion is None or (count < 2 and shared.cache is None):
             return Features([x], [], statistics, shared.cache, shared.layout)
+        taken: Tensor | None = None
         if halt and self.halting is not None:
             answer, taken, logits = refine_until_halted(
                 self.recursion, self.halting, x, shared, count, self.config.halting_threshold
@@ -267,7 +268,8 @@ class CognateForCausalLM(CognatePreTrainedModel, GenerationMixin):
             found = [answer]
         else:
             found, logits = refine(self.recursion, self.halting, x, shared, count)
-            taken = halting_steps(logits, self.config.halting_threshold) if logits else None
+            if logits:
+                taken = halting_steps(logits, self.config.halting_threshold)
         if shared.watch and taken is not None:
             statistics |= halting_statistics(taken, logits, shared.layout.valid)
         return Features(found, logits, statistics, shared.cache, shared.layout)

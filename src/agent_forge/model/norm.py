@@ -24,7 +24,7 @@ class _ScaleByRootMeanSquare(torch.autograd.Function):
         return (wide * inverse).mul_(weight).to(dtype)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
         x, weight, inverse = ctx.saved_tensors
         width = x.shape[-1]
         gradient = gradient.contiguous().float()

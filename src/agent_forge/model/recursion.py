@@ -94,7 +94,7 @@ def refine(
     Returns:
         Answers [B, T, hidden] and halting logits [B, T], one of each per step.
     """
-    answers, logits = [x], []
+    answers, logits = [x], list[Tensor]()
     y, z = x, torch.zeros_like(x)
     seen = recursion.remember(x, shared)
     for _ in range(steps - 1):

@@ -322,8 +322,7 @@ def _grouped_and_scale(weight: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
     if layout.levels in (FOUR_BITS, EIGHT_BITS):
         scale = grouped.abs().amax(-1) / (layout.levels // 2)
     elif layout.levels in (TERNARY, TWO_BITS):
-        # A norm is one pass without a temporary; |W| written out and averaged is two with one.
-        scale = torch.linalg.vector_norm(grouped, 1, dim=-1) / grouped.shape[-1]
+        scale = grouped.abs().mean(-1)
         scale = scale * _TWO_BIT_STEP if layout.levels == TWO_BITS else scale
     else:
         raise ValueError(f"levels must be 3, 4, 15 or 255, got {layout.levels}")

@@ -20,7 +20,7 @@ What differs:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +30,7 @@ from agent_forge.model.attention import TokenLayout
 
 STEP_CAP = 0.5
 ERROR_CAP = 4.0
+NEGLIGIBLE_LOG = -40.0
 INITIAL_RATES = (-2.0, 0.0, -7.0)
 """Biases of the sigmoids of momentum (0.12), step (half of the cap) and forgetting (0.1% a token)."""
 
@@ -57,22 +58,59 @@ class Grid:
         index: [B or 1, N·C] token in each slot (clamped where there is none).
         filled: [B or 1, N, C] whether there is one.
         fresh: [B or 1, N] whether a document starts here.
-        slot: [B or 1, T] slot of each token.
+        slot: [B or 1, T] slot of each token (clamped for padding).
+        present: [B or 1, T] whether the token is in a slot.
     """
 
     index: Tensor
     filled: Tensor
     fresh: Tensor
     slot: Tensor
+    present: Tensor
 
     def arrange(self, x: Tensor) -> Tensor:
-        """[B, T, ...] → [B, N, C, ...]."""
-        count = self.filled.shape[1:]
-        return _select(x, self.index).unflatten(1, tuple(count))
+        """[B, T, ...] → [B, N, C, ...]; zero in empty slots."""
+        forth, back = self._both(x.shape[0])
+        return _Rearrange.apply(x, forth, back).unflatten(1, tuple(self.filled.shape[1:]))
 
     def restore(self, x: Tensor) -> Tensor:
-        """[B, N, C, ...] → [B, T, ...]."""
-        return _select(x.flatten(1, 2), self.slot)
+        """[B, N, C, ...] → [B, T, ...]; zero for padding."""
+        forth, back = self._both(x.shape[0])
+        return _Rearrange.apply(x.flatten(1, 2), back, forth)
+
+    def _both(self, batch: int) -> tuple[Places, Places]:
+        filled = self.filled.flatten(1)
+        return _places(self.index, filled, self.slot.shape[1], batch), _places(
+            self.slot, self.present, filled.shape[1], batch
+        )
+
+
+Places: TypeAlias = tuple[Tensor, Tensor | None]
+"""Rows [B, n] among all B·m, and which of them are real (None = all)."""
+
+
+def _places(index: Tensor, real: Tensor, length: int, batch: int) -> Places:
+    offsets = torch.arange(batch, device=index.device)[:, None] * length
+    return index + offsets, None if bool(real.all()) else real.expand(batch, -1)
+
+
+class _Rearrange(torch.autograd.Function):
+    """Rows to other places. Its gradient is rows back again, not the slow sum that indexing would make."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, forth: Places, back: Places) -> Tensor:
+        ctx.forth, ctx.back = forth, back
+        return _placed(x, forth)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return _placed(gradient, ctx.back), None, None
+
+
+def _placed(x: Tensor, places: Places) -> Tensor:
+    index, real = places
+    out = x.flatten(0, 1).index_select(0, index.flatten()).unflatten(0, tuple(index.shape))
+    return out if real is None else out.masked_fill_(~real.view(*real.shape, *[1] * (out.dim() - 2)), 0)
 
 
 def associate(
@@ -102,23 +140,25 @@ def associate(
     rates = [grid.arrange(x).transpose(2, 3) for x in (writes.momentum, writes.step, writes.forget)]
     # 2. coefficients of all chunks at once
     into_momentum, into_memory, kept = _coefficients(*rates)
-    scale = _gain_scale(key, into_memory)
+    doubled = 2 * _gain_scale(key, into_memory)
+    into_momentum, into_memory = (weight[..., None] * doubled for weight in (into_momentum, into_memory))
     closed = grid.filled.all(-1)[:, :, None, None, None]
     fresh = grid.fresh[:, :, None, None, None]
     memory, momentum = state if state is not None else (query.new_zeros(batch, heads, size, size),) * 2
     reads = []
-    # 3. from chunk to chunk: read, then write
-    for n in range(grid.filled.shape[1]):
-        memory, momentum = (torch.where(fresh[:, n], 0.0, x) for x in (memory, momentum))
-        reads.append(queries[:, n] @ memory.mT)
-        error = _soft_clamp(key[:, n] @ memory.mT - value[:, n]) * (2 * scale[:, n])
-        to_memory = (error * into_memory[:, n, ..., None]).mT @ key[:, n]
-        to_momentum = (error * into_momentum[:, n, ..., None]).mT @ key[:, n]
-        next_memory = kept.memory[:, n] * memory + kept.across[:, n] * momentum - to_memory
-        next_momentum = kept.momentum[:, n] * momentum - to_momentum
+    # 3. from chunk to chunk: read, then write. Unbound before the loop: the gradient of x[:, n] is as large as x
+    chunks = zip(
+        *(x.unbind(1) for x in (queries, key, value, into_momentum, into_memory, *kept, closed, fresh)), strict=True
+    )
+    for q, k, v, to_momentum, to_memory, keep_memory, keep_momentum, across, is_closed, is_fresh in chunks:
+        memory, momentum = (torch.where(is_fresh, 0.0, x) for x in (memory, momentum))
+        reads.append(q @ memory.mT)
+        error = _soft_clamp(k @ memory.mT - v)
+        next_memory = keep_memory * memory + across * momentum - (error * to_memory).mT @ k
+        next_momentum = keep_momentum * momentum - (error * to_momentum).mT @ k
         # 4. a chunk that is still open has written nothing yet
-        memory = torch.where(closed[:, n], next_memory, memory)
-        momentum = torch.where(closed[:, n], next_momentum, momentum)
+        memory = torch.where(is_closed, next_memory, memory)
+        momentum = torch.where(is_closed, next_momentum, momentum)
     return grid.restore(torch.stack(reads, 1).transpose(2, 3)), (memory, momentum)
 
 
@@ -139,7 +179,7 @@ def chunk_grid(layout: TokenLayout, chunk: int) -> Grid:
     filled = (index < length).view(rows, count, chunk)
     index = index.clamp(max=length - 1)
     fresh = filled[..., 0] & (positions.gather(1, index).view(rows, count, chunk)[..., 0] == 0)
-    return Grid(index, filled, fresh, slot.clamp(max=count * chunk - 1))
+    return Grid(index, filled, fresh, slot.clamp(max=count * chunk - 1), present)
 
 
 class AssociativeMemory(nn.Module):
@@ -174,15 +214,23 @@ class AssociativeMemory(nn.Module):
             writes = Writes(key, value, momentum, step, forget)
             past = None if states is None else states.get("memory")
             if past is not None:
-                # 1. tokens of the open chunk come again, as if the text began there
+                # tokens of the open chunk come again, as if the text began there
                 query = torch.cat([past["key"], query], 1)
                 writes = Writes(*(torch.cat([past[name], new], 1) for name, new in vars(writes).items()))
                 layout = _joined(past, layout, x.shape[0])
             state = None if past is None else (past["memory"], past["surprise"])
-            read, state = associate(query, writes, layout, chunk=self.chunk, state=state)
+            if state is not None and length == 1 and not self._closes(layout):
+                read = torch.einsum("bhk,bhvk->bhv", query[:, -1], state[0])[:, None]
+            else:
+                read, state = associate(query, writes, layout, chunk=self.chunk, state=state)
             if states is not None:
                 states["memory"] = self._open_chunk(writes, layout, state)
         return self.up_proj(read[:, -length:].flatten(2).to(x.dtype))
+
+    def _closes(self, layout: TokenLayout) -> bool:
+        """Whether the last token closes a chunk in any row."""
+        last = layout.positions[:, -1] % self.chunk == self.chunk - 1
+        return bool((last if layout.valid is None else last & layout.valid[:, -1]).any())
 
     def _open_chunk(self, writes: Writes, layout: TokenLayout, state: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         """The state that decoding goes on with: closed chunks in M and S, and the tokens of the open one."""
@@ -214,8 +262,7 @@ class MemoryRates(nn.Module):
         return first, second, third
 
 
-@dataclass
-class _Kept:
+class _Kept(NamedTuple):
     """Factors [B, N, H, 1, 1] of the old state at the end of a chunk."""
 
     memory: Tensor
@@ -236,14 +283,16 @@ def _coefficients(momentum: Tensor, step: Tensor, forget: Tensor) -> tuple[Tenso
     size = torch.sigmoid(step) * STEP_CAP
     # S at t holds token j with Π η over (j, t]; M at the end holds S at t with Π (1 − α) over (t, end]
     later = torch.ones(momentum.shape[-1], momentum.shape[-1], dtype=torch.bool, device=momentum.device).tril()
-    difference = (momentum_log[..., :, None] - momentum_log[..., None, :]).masked_fill(~later, float("-inf"))
+    difference = momentum_log[..., :, None] - momentum_log[..., None, :]
+    # what is left of a token after e^-40 would be denormal a few factors on, and those are slow on a CPU
+    difference = difference.masked_fill(~later | (difference < NEGLIGIBLE_LOG), float("-inf"))
     survives = (keep_log[..., -1:] - keep_log).exp()
     into_memory = size * (survives[..., :, None] * difference.exp()).sum(-2)
     into_momentum = size * difference[..., -1, :].exp()
     kept = _Kept(
         memory=keep_log[..., -1, None, None].exp(),
-        momentum=momentum_log[..., -1, None, None].exp(),
-        across=(survives * momentum_log.exp()).sum(-1)[..., None, None],
+        momentum=momentum_log[..., -1, None, None].clamp(min=NEGLIGIBLE_LOG).exp(),
+        across=(survives * momentum_log.clamp(min=NEGLIGIBLE_LOG).exp()).sum(-1)[..., None, None],
     )
     return into_momentum, into_memory, kept
 
@@ -258,13 +307,6 @@ def _gain_scale(key: Tensor, weights: Tensor) -> Tensor:
 def _soft_clamp(error: Tensor) -> Tensor:
     """Bounds the norm of each row by `ERROR_CAP`, and hardly changes small ones."""
     return error * (1 + error.square().sum(-1, keepdim=True) / ERROR_CAP**2).rsqrt()
-
-
-def _select(x: Tensor, index: Tensor) -> Tensor:
-    if index.shape[0] == 1:
-        return x[:, index[0]]
-    rows = torch.arange(index.shape[0], device=x.device)[:, None]
-    return x[rows, index]
 
 
 def _joined(past: dict[str, Tensor], layout: TokenLayout, batch: int) -> TokenLayout:

@@ -73,14 +73,17 @@ def line_chart(title: str, series: Sequence[Series], x: Axis, y: Axis) -> Markup
     return _svg(title, f"{y.label} over {x.label}. {told}", [_frame(scale_x, scale_y, x, y), *marks, legend])
 
 
-def scatter_chart(title: str, points: Sequence[tuple[str, float, float]], x: Axis, y: Axis) -> Markup:
+def scatter_chart(
+    title: str, points: Sequence[tuple[str, float, float]], x: Axis, y: Axis, numbers: Sequence[int] = ()
+) -> Markup:
     """Numbered points with the Pareto front of those for which less is better on both axes.
 
     Args:
         title: what is shown.
-        points: (name, x, y); numbered from 1 in their order, so that a table can name them.
+        points: (name, x, y).
         x: the horizontal axis.
         y: the vertical axis.
+        numbers: of the points, so that a table can name them; from 1 in their order by default.
 
     Raises:
         ValueError: no points.
@@ -92,12 +95,14 @@ def scatter_chart(title: str, points: Sequence[tuple[str, float, float]], x: Axi
     front = pareto_front([(point[1], point[2]) for point in points])
     corners = [(scale_x(points[index][1]), scale_y(points[index][2])) for index in front]
     parts = [_frame(scale_x, scale_y, x, y), Markup('<path class="front" d="{}"/>').format(_stairs(corners))]
-    placed: list[tuple[float, float]] = []
+    # Numbers keep clear of every dot, also of those drawn later.
+    placed = [(scale_x(at_x) - 4, scale_y(at_y) + 4) for _, at_x, at_y in points]
     for index, (name, at_x, at_y) in enumerate(points):
         place = (scale_x(at_x), scale_y(at_y))
         shape = "dot on" if index in front else "dot off"
-        tip = f"{index + 1}. {name}: {x.label} {figure(at_x)}, {y.label} {figure(at_y)}"
-        parts.append(_dot(place, shape, tip, index + 1, placed))
+        number = numbers[index] if numbers else index + 1
+        tip = f"{number}. {name}: {x.label} {figure(at_x)}, {y.label} {figure(at_y)}"
+        parts.append(_dot(place, shape, tip, number, placed))
     named = ", ".join(points[index][0] for index in front)
     return _svg(title, f"{len(points)} points. On the Pareto front: {named}.", parts)
 
@@ -252,10 +257,12 @@ def _stairs(corners: Sequence[tuple[float, float]]) -> str:
 def _dot(place: tuple[float, float], shape: str, tip: str, number: int, placed: list[tuple[float, float]]) -> Markup:
     """A point with its number beside it, moved to the side where no earlier number stands."""
     x, y = place
-    options = [(x + 8, y - 6), (x + 8, y + 14), (x - 16, y - 6), (x - 16, y + 14), (x - 4, y - 12)]
+    right, left, above, below = x + 8, x - 9 - _LETTER * len(str(number)), y - 6, y + 14
+    options = [(right, above), (right, below), (left, above), (left, below), (x - 4, y - 12), (x - 4, y + 22)]
+    options += [(right, y - 18), (left, y - 18), (right, y + 26), (left, y + 26), (x - 4, y - 26), (x - 4, y - 40)]
     free = [at for at in options if all(abs(at[0] - px) > 14 or abs(at[1] - py) > 11 for px, py in placed)]
-    label = (free or options)[0]
-    placed += [label, (x - 4, y + 4)]
+    label = free[0] if free else max(options, key=lambda at: min(math.dist(at, other) for other in placed))
+    placed.append(label)
     dot = Markup('<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="4.5"><title>{}</title></circle>').format(
         shape, x, y, tip
     )

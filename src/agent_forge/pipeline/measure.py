@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from agent_forge.data.corpora import gather
 from agent_forge.data.filters import FilterSettings
+from agent_forge.data.gathering import gather
 from agent_forge.errors import DataError
 from agent_forge.evaluation.bits_per_byte import score
 from agent_forge.evaluation.tasks import exact_match

@@ -13,7 +13,6 @@ import jinja2
 import yaml
 
 from agent_forge import __version__
-from agent_forge.contract import digest_of
 from agent_forge.phases import BUILT, ORDER
 from agent_forge.pipeline import report_charts, report_tables
 from agent_forge.pipeline.scales import byte_size, duration, figure
@@ -36,7 +35,11 @@ _ABOUT = {
     "compression": "one tiny file",
 }
 _CURVE_POINTS = 200
-_DIGEST_LETTERS = 12
+_HEADLINE = {
+    "compression/bits_per_byte": "bits per byte of the result",
+    "compression/retention_fraction": "kept by compression",
+    "compression/retention_of_trunk": "kept of the trunk",
+}
 _NEWEST_FIRST = ("agent", "model", "trunk")
 
 
@@ -95,13 +98,13 @@ def build_page(home: Home, session: str) -> dict[str, Any]:
         "created": detail["created"],
         "preset": detail["config"].get("preset"),
         "verdict": verdict(detail, gates),
-        "headline": _headline(home, runs, gates, attached),
+        "headline": _headline(home, runs, gates),
         "strip": _strip(runs, detail["config"].get("phases", ())),
         "gates": gates,
         "measured": {run["phase"]: run["measured"] for run in runs if run["measured"]},
         "curves": report_charts.curve_charts(_curves(home, session)),
         "evolution": report_charts.evolution_charts(attached.get("fitness") or ()),
-        "family": report_charts.family_tree_chart(attached.get("family_tree") or (), _champion(attached)),
+        "family": report_charts.family_tree_chart(attached.get("family_tree") or {}),
         "ladder": report_tables.ladder_table(attached.get("ladder") or ()),
         "samples": attached.get("samples") or [],
         "tables": report_tables.score_tables(attached),
@@ -161,7 +164,7 @@ def _ended(run: Mapping[str, Any]) -> str:
 
 
 def _headline(
-    home: Home, runs: Sequence[Mapping[str, Any]], gates: Sequence[Mapping[str, Any]], attached: Mapping[str, Any]
+    home: Home, runs: Sequence[Mapping[str, Any]], gates: Sequence[Mapping[str, Any]]
 ) -> list[tuple[str, str]]:
     """The few figures that a reader wants first."""
     rows = []
@@ -175,12 +178,10 @@ def _headline(
         rows.append(("peak memory", byte_size(max(peaks))))
     if final := _final(runs):
         rows.append(("size of the result", byte_size(home.registry.artifact(final).size_bytes)))
-    qualities = [row for row in attached.get("ladder") or () if row.get("bits_per_byte") is not None]
-    if qualities:
-        smallest = min(qualities, key=lambda row: row["bytes"])
-        rows.append(("bits per byte of the smallest form", figure(smallest["bits_per_byte"])))
-        if smallest.get("retention") is not None:
-            rows.append(("retention of the smallest form", f"{100 * smallest['retention']:.1f}%"))
+    measured = {name: value for run in runs for name, value in run["measured"].items()}
+    for name, label in _HEADLINE.items():
+        if name in measured:
+            rows.append((label, f"{100 * measured[name]:.1f}%" if "retention" in name else figure(measured[name])))
     return rows
 
 
@@ -190,12 +191,6 @@ def _final(runs: Sequence[Mapping[str, Any]]) -> str | None:
     for run in runs:
         given.update({name: digests[0] for name, digests in run["outputs"].items()})
     return next((given[name] for name in _NEWEST_FIRST if name in given), None)
-
-
-def _champion(attached: Mapping[str, Any]) -> str | None:
-    """The name of the champion in the family tree: the beginning of its genotype's digest."""
-    genotype = (attached.get("champion") or {}).get("genotype")
-    return digest_of(genotype)[:_DIGEST_LETTERS] if genotype else None
 
 
 def _strip(runs: Sequence[Mapping[str, Any]], chosen: Sequence[str]) -> list[dict[str, Any]]:

@@ -15,6 +15,8 @@ from agent_forge.tracking.curves import Curve
 _MOST_CHARTS = 36
 _MOST_RELATIVES = 40
 _WIDE = 12.0
+_OFF_THE_CHART = 1.25
+"""Times the lowest bits per byte."""
 
 _KNOWN: tuple[tuple[str, str, str, str], ...] = (
     # pattern of the family, section, unit, what to look for
@@ -55,6 +57,7 @@ def curve_charts(curves: Mapping[str, Mapping[str, Curve]]) -> dict[str, list[di
             if name not in _SHOWN_ELSEWHERE and (series := _series(label, curve)):
                 families.setdefault(family, []).append(series)
         for title, family_series in families.items():
+            family_series = _distinct(family_series)
             section, unit, note = _known(title)
             log = unit in _MAY_BE_LOG and _wide(family_series)
             for start in range(0, len(family_series), MAX_SERIES):
@@ -91,6 +94,16 @@ def _series(name: str, curve: Curve) -> Series | None:
     return Series(name, list(zip(steps, last, strict=True)), list(edges))
 
 
+def _distinct(family: Sequence[Series]) -> list[Series]:
+    """Lines that lie on each other become one with both names."""
+    found: dict[tuple[tuple[float, float], ...], Series] = {}
+    for series in family:
+        key = tuple(series.points)
+        name = f"{found[key].name} = {series.name}" if key in found else series.name
+        found[key] = Series(name, series.points, series.band)
+    return list(found.values())
+
+
 def _wide(family: Iterable[Series]) -> bool:
     """Whether the values span so much that a logarithmic axis shows more."""
     values = [value for series in family for _, value in series.points]
@@ -103,66 +116,76 @@ def evolution_charts(fitness: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
     """Fitness and diversity by generation.
 
     Args:
-        fitness: rows with ``generation``, ``best``, ``members`` (None for one that failed) and ``diversity``.
+        fitness: rows with ``generation`` and, where they are known, ``best``, ``mean``, ``worst`` and ``diversity``.
     """
-    if len(fitness) < 2:
-        return []
-    best, mean, diversity = [], [], []
-    for row in fitness:
-        at, alive = float(row["generation"]), [value for value in row["members"] if value is not None]
-        best.append((at, float(row["best"])))
-        diversity.append((at, float(row["diversity"])))
-        mean.append((at, sum(alive) / len(alive) if alive else math.nan))
-    generation = Axis("generation")
-    lines = [Series("best so far", best), Series("mean of the generation", mean)]
+
+    def lines(**names: str) -> list[Series]:
+        found = []
+        for key, label in names.items():
+            points = [(float(row["generation"]), float(row[key])) for row in fitness if row.get(key) is not None]
+            if len(points) > 1:
+                found.append(Series(label, points))
+        return found
+
+    of_fitness = lines(best="best so far", mean="mean of the generation", worst="worst")
+    charts = {
+        "Fitness by generation": (of_fitness, "fitness"),
+        "Diversity by generation": (lines(diversity="diversity"), "mean distance (1 = random)"),
+    }
     return [
-        _evolution("Fitness by generation", line_chart("Fitness by generation", lines, generation, Axis("fitness"))),
-        _evolution(
-            "Diversity by generation",
-            line_chart("Diversity", [Series("diversity", diversity)], generation, Axis("mean distance (1 = random)")),
-        ),
+        {
+            "phase": "evomerge",
+            "title": title,
+            "note": "",
+            "svg": line_chart(title, found, Axis("generation"), Axis(unit)),
+        }
+        for title, (found, unit) in charts.items()
+        if found
     ]
 
 
-def _evolution(title: str, svg: Markup) -> dict[str, Any]:
-    return {"phase": "evomerge", "title": title, "note": "", "svg": svg}
-
-
-def family_tree_chart(tree: Sequence[Mapping[str, Any]], champion: str | None) -> Markup | None:
+def family_tree_chart(tree: Mapping[str, Any]) -> Markup | None:
     """The ancestors of the champion.
 
     Args:
-        tree: every individual with ``digest``, ``generation``, ``origin``, ``parents``, ``fitness`` and ``methods``.
-        champion: its digest; one that is not in the tree gives no chart.
+        tree: ``champion`` (an id) and ``nodes`` with ``id``, ``generation``, ``parents``, ``label`` and ``fitness``;
+            the label is the origin and, after a space, the methods joined by ``+``.
     """
-    nodes = {
-        row["digest"]: {
-            **row,
-            "id": row["digest"],
-            "label": row["methods"].rpartition("+")[0] or row["methods"],
-            "tip": f"{row['digest']}, {row['origin']} of generation {row['generation']}, {row['methods']}",
-        }
-        for row in tree
-    }
-    if champion not in nodes:
+    nodes = {node["id"]: node for node in tree.get("nodes", ())}
+    champion = tree.get("champion")
+    if champion is None or champion not in nodes:
         return None
     kept, front = dict[Any, None](), [champion]
     while front and len(kept) < _MOST_RELATIVES:
         kept.update(dict.fromkeys(front))
         above = dict.fromkeys(parent for each in front for parent in nodes[each]["parents"])
         front = [each for each in above if each in nodes and each not in kept]
-    return family_chart("Ancestors of the champion", [nodes[each] for each in kept], champion)
+    shown = [{**nodes[each], "label": _methods(nodes[each]["label"]), "tip": nodes[each]["label"]} for each in kept]
+    return family_chart("Ancestors of the champion", shown, champion)
 
 
-def ladder_chart(ladder: Sequence[Mapping[str, Any]]) -> Markup | None:
-    """Size against quality; forms without a measured quality are only in the table."""
-    points = [
-        (str(row["name"]), float(row["bytes"]), float(row["bits_per_byte"]))
-        for row in ladder
-        if row.get("bits_per_byte") is not None
-    ]
-    if len(points) < 2:
-        return None
-    return scatter_chart(
-        "Size and quality of every form of the model", points, Axis("bytes", log=True), Axis("bits per byte")
-    )
+def _methods(label: str) -> str:
+    """The first two methods of a label: what fits into a box."""
+    return "+".join(label.split()[-1].split("+")[:2])
+
+
+def ladder_chart(ladder: Sequence[Mapping[str, Any]]) -> tuple[Markup | None, list[str]]:
+    """Size against quality.
+
+    Args:
+        ladder: rows with ``number`` (None where the quality was not measured), ``name``, ``bytes``, ``bits_per_byte``.
+
+    Returns:
+        The chart (None with fewer than two points), and the names of forms that are so much worse than the best
+        that they would flatten all others; those are only in the table.
+    """
+    measured = [row for row in ladder if row.get("bits_per_byte") is not None]
+    bound = _OFF_THE_CHART * min([float(row["bits_per_byte"]) for row in measured], default=0.0)
+    shown = [row for row in measured if row["bits_per_byte"] <= bound]
+    away = [str(row["name"]) for row in measured if row["bits_per_byte"] > bound]
+    if len(shown) < 2:
+        return None, away
+    points = [(str(row["name"]), float(row["bytes"]), float(row["bits_per_byte"])) for row in shown]
+    numbers = [int(row["number"]) for row in shown]
+    title = "Size and quality of every form of the model"
+    return scatter_chart(title, points, Axis("bytes", log=True), Axis("bits per byte"), numbers), away

@@ -18,7 +18,8 @@ def ladder_table(ladder: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for row in rows:
         row["number"] = measured.index(row) + 1 if row in measured else None
         row["best"] = id(row) in front
-    return {"rows": rows, "svg": ladder_chart(rows)}
+    svg, away = ladder_chart(rows)
+    return {"rows": rows, "svg": svg, "off_the_chart": away}
 
 
 def score_tables(attached: Mapping[str, Any]) -> list[dict[str, Any]]:

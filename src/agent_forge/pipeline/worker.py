@@ -7,6 +7,7 @@ alone. If the parent dies, the child ends itself: nobody would take its result.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -78,10 +79,8 @@ class Child:
 
     def ask_to_stop(self) -> None:
         """The phase saves its state and stops at its next look (`Context.should_stop`)."""
-        try:
+        with contextlib.suppress(OSError):  # it may just have ended by itself
             self.connection.send("stop")
-        except OSError:
-            pass  # it has just ended by itself
 
     def end(self, grace_seconds: float = 3.0) -> None:
         """Ends the process: politely, then for certain."""

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -36,6 +38,26 @@ def test_portable_path_gives_the_same_integers(monkeypatch):
     portable = integer_product(left, right)
     assert torch.equal(fast.float(), portable)
     assert torch.equal(portable, (left.long() @ right.long().t()).float())
+
+
+@pytest.mark.parametrize("group_size", [PER_TENSOR, PER_ROW])
+def test_every_way_gives_the_same_output(monkeypatch, group_size):
+    layer, tokens = _layer(group_size), torch.randn(7, 64)
+    layer.freeze()
+    first = Int8TernaryLinear.from_ternary(layer)
+    expected = first(tokens)
+    monkeypatch.setattr(int8_prefill, "_prepare", lambda codes, scale: ())
+    second = Int8TernaryLinear.from_ternary(layer)
+    assert torch.allclose(second(tokens), expected, rtol=1e-6, atol=1e-7)
+    assert second._prepared == ()
+
+
+def test_a_used_layer_can_be_copied():
+    layer, tokens = _layer(PER_ROW), torch.randn(7, 64)
+    layer.freeze()
+    used = Int8TernaryLinear.from_ternary(layer)
+    expected = used(tokens)
+    assert torch.equal(copy.deepcopy(used)(tokens), expected)
 
 
 def test_tokens_by_hand():

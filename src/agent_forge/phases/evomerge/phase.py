@@ -87,7 +87,7 @@ def _measured(search: Search, champion: Genotype, rival: Genotype | None) -> dic
     search.context.attach("fitness", _curve(search))
     search.context.attach("family_tree", family_tree(search.history, champion))
     search.context.attach("champion", {"genotype": champion.to_json(), **table})
-    return figures | _recursion(search, champion)
+    return figures | recursion_figures(search, champion)
 
 
 def _curve(search: Search) -> list[dict[str, float]]:
@@ -108,7 +108,7 @@ def _curve(search: Search) -> list[dict[str, float]]:
     return rows
 
 
-def _recursion(search: Search, champion: Genotype) -> dict[str, float]:
+def recursion_figures(search: Search, champion: Genotype) -> dict[str, float]:
     """Failure G1: halting and gate statistics outside the parents' range. Nothing for models without them."""
     ids = search.test.sample_ids()
     parents = [recursion_statistics(search.resident.become(genotype), ids) for genotype in search.originals]
