@@ -34,7 +34,9 @@ class EvomergeConfig(BaseModel):
     minimum_diversity: float = Field(
         0.3, ge=0, le=1, description="Mean pairwise distance (1 = random genotypes) below which immigrants come in."
     )
-    mutation_rate: float = Field(1.0, gt=0, le=5, description="1 moves continuous genes by about 0.1 of their range.")
+    mutation_rate: float = Field(
+        1.0, gt=0, le=5, description="1 moves a third of the genes by about 0.15 of their range."
+    )
     layer_groups: int = Field(4, ge=1, le=64, description="Groups of layers with merge weights of their own.")
     extra_layers: int = Field(
         0, ge=0, le=32, description="Layers that data-flow merging may add; 0 keeps the parents' names and shapes."

@@ -98,7 +98,7 @@ class Evolution:
         patience: generations without gain after which it is declared converged.
         minimum_gain: smaller gains count as none.
         minimum_diversity: immigrants come in below it.
-        mutation_rate: 1 moves continuous genes by about 0.1 of their range.
+        mutation_rate: 1 moves a third of the genes by about 0.15 of their range.
         anchors: compete as elites, are not members of generation 0.
         cache: digest → fitness; what a checkpoint has to keep.
         population_of: generation → smaller population from there on (memory watch); part of a checkpoint.

@@ -26,6 +26,7 @@ from agent_forge.phases.evomerge.frankenmerge import BLEND
 if TYPE_CHECKING:
     import torch
 
+MOVED_FRACTION = 0.35  # of continuous genes, per mutation; all of them at once found 1.2% instead of 1.7%
 DENSITY_STEPS = 32  # densities are multiples of 1/32: their exact thresholds are found once and kept
 COMBINATIONS = tuple(
     (interpolation, sparsification, layout)
@@ -203,11 +204,16 @@ def random_genotype(space: Space, generator: torch.Generator, *, combination: Se
 
 
 def mutate(genotype: Genotype, space: Space, generator: torch.Generator, rate: float) -> Genotype:
-    """A neighbour. ``rate`` 1 moves continuous genes by about 0.1 of their range and flips one discrete gene in ten."""
+    """A neighbour. ``rate`` 1 moves a third of the continuous genes by about 0.15 of their range, and flips one
+    discrete gene in ten. With 30 genes, moving all of them at once is hardly ever a step upwards.
+    """
     flip = min(0.1 * rate, 0.5)
 
     def other(options: tuple[str, str], value: str) -> Any:
         return options[1 - options.index(value)] if _uniform(generator) < flip else value
+
+    def moved(value: float, deviation: float) -> float:
+        return _normal(generator, value, deviation) if _uniform(generator) < MOVED_FRACTION else value
 
     layout = other(("frankenmerge", "dfs"), genotype.layout)
     return tidy(
@@ -215,17 +221,15 @@ def mutate(genotype: Genotype, space: Space, generator: torch.Generator, rate: f
             interpolation=other(("linear", "slerp"), genotype.interpolation),
             sparsification=other(("dare", "ties"), genotype.sparsification),
             layout=layout,
-            weights=tuple(
-                tuple(max(0.0, _normal(generator, value, 0.1 * rate)) for value in row) for row in genotype.weights
-            ),
-            densities=tuple(_normal(generator, value, 0.1 * rate) for value in genotype.densities),
-            strengths=tuple(_normal(generator, value, 0.15 * rate) for value in genotype.strengths),
+            weights=tuple(tuple(max(0.0, moved(value, 0.15 * rate)) for value in row) for row in genotype.weights),
+            densities=tuple(moved(value, 0.15 * rate) for value in genotype.densities),
+            strengths=tuple(moved(value, 0.2 * rate) for value in genotype.strengths),
             sources=tuple(
                 _source(space, generator) if _uniform(generator) < flip else value for value in genotype.sources
             ),
             outside=_source(space, generator) if _uniform(generator) < flip else genotype.outside,
             path=_shuffled_path(genotype.path, space, generator, flip / 2),
-            scales=tuple(_normal(generator, value, 0.05 * rate) for value in genotype.scales),
+            scales=tuple(moved(value, 0.08 * rate) for value in genotype.scales),
             seed=_integer(1 << 31, generator) if _uniform(generator) < flip else genotype.seed,
         ),
         space,
