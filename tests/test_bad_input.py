@@ -339,23 +339,26 @@ def small_disk(folder, megabytes):
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_a_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_room(forge_apart, tiny_run, tmp_path):
+@pytest.mark.parametrize("megabytes", [1, 64], ids=["no room at all", "not enough to leave the reserve"])
+def test_a_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_room(
+    forge, forge_apart, tiny_run, tmp_path, megabytes
+):
     arguments = [*tiny_run(), *TWO, "--session", "full"]
-    with small_disk(tmp_path / "disk", 66) as disk:  # less than the reserve of 64 MB is left after the corpus
+    with small_disk(tmp_path / "disk", megabytes) as disk:
         if disk is None:
             shrink = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))  # noqa: E731
             home = tmp_path / "home"
             answer = forge_apart(*arguments, "--home", home, preexec_fn=shrink)
         else:
             home = disk / "home"
-            answer = forge_apart(*arguments, "--home", home)
+            answer = forge(*arguments, "--home", home)
         assert answer.code == 4, answer.err
         assert "nothing that was stored is lost" in answer.sentence()
         if disk is not None:
             subprocess.run(["mount", "-o", "remount,size=400m", str(disk)], check=True)
-        resumed = forge_apart("resume", "full", "--home", home)
+        resumed = forge("resume", "full", "--home", home)
         assert resumed.code == 0, resumed.err
-        assert forge_apart("verify", "--home", home, "--json").json()["ok"]
+        assert forge("verify", "--home", home, "--json").json()["ok"]
 
 
 def test_a_home_that_cannot_be_written_is_refused_before_anything_starts(forge_apart, tiny_run, home):

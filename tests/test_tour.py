@@ -113,7 +113,8 @@ def test_storage_and_machine_are_well(ask):
 
 def test_the_agent_answers(ask):
     lines = ask("chat", "smoke", "--max-tokens", "12", stdin="How many apples are left?\nWho was there?\n").splitlines()
-    assert len([line for line in lines if line.strip()]) >= 2
+    assert len(lines) >= 2  # one answer to each question
+    assert any(line.strip() for line in lines)
 
 
 @pytest.mark.parametrize("reference", ["smoke", "smoke/trunk", "smoke/specialists", "smoke/model"])
@@ -141,11 +142,18 @@ def test_the_plan_says_that_all_is_there(ask):
     assert {row["status"] for row in rows[: len(PHASES)]} <= {"cached", "reused"}
 
 
-def test_the_ternary_model_leaves_as_a_plain_checkpoint(ask, tmp_path):
-    ask("export", "smoke/model", "--to", "hf", "--out", tmp_path / "hf")
+@pytest.mark.parametrize("reference", ["smoke/model", "smoke/agent"])
+def test_a_model_leaves_as_a_plain_checkpoint(ask, tmp_path, reference):
+    ask("export", reference, "--to", "hf", "--out", tmp_path / "hf")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
     with safe_open(tmp_path / "hf" / "model.safetensors", framework="pt") as stored:
         assert set(stored.keys()) <= set(model.state_dict())
+    text = tmp_path / "some.txt"
+    text.write_text("Anna has three apples and gives one to Ben. Now she has two apples.\n" * 20)
+    theirs, ours = (
+        json.loads(ask("eval", place, "--data", text, "--json"))[0] for place in (tmp_path / "hf", reference)
+    )
+    assert theirs["bits_per_byte"] == pytest.approx(ours["bits_per_byte"], rel=0.05)  # without int8 activations
 
 
 def test_a_corpus_is_described(forge, tmp_path):
