@@ -111,7 +111,8 @@ def fresh_llama(vocabulary: int) -> Any:
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=vocabulary, hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4,
-            num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2,
+            num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=True,
+            bos_token_id=1, eos_token_id=2,
         )
     )  # fmt: skip
 

@@ -79,7 +79,7 @@ class ForgeConfig(_Model):
     limits: Mapping[str, Limits] = Field(default_factory=dict, description="Limits by phase; others get the defaults.")
     fallbacks: Mapping[str, Literal["stop", "skip"]] = Field(
         default_factory=dict,
-        description="What happens when a phase fails: `stop`, or `skip` where the plan still fits (recorded as degraded).",
+        description="What a failed phase leads to: `stop`, or `skip` where the plan still fits (recorded as degraded).",
     )
     retention: Retention = Field(default_factory=Retention, description="What storage keeps.")
 

@@ -34,7 +34,7 @@ class DataConfig(BaseModel):
     min_bytes: int = Field(
         default=64,
         ge=0,
-        description="Shorter documents are dropped; 64 bytes: the specification's 128 tokens would drop most questions.",
+        description="Shorter documents are dropped; 64 bytes, as the specified 128 tokens would drop most questions.",
     )
     max_bytes: int = Field(default=8192, ge=256, description="Longer documents are cut into pieces of this many bytes.")
     min_quality: float = Field(

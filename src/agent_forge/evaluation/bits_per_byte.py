@@ -184,7 +184,7 @@ def window_nats(
     limit = max(1, min(batch_tokens, _LOGITS_BYTES // (4 * vocabulary)))
     at = 0
     was_training = model.training
-    model.eval()  # type: ignore[no-untyped-call]
+    model.eval()
     while at < len(order):
         longest = len(windows[order[at]][1])
         rows = [windows[place] for place in order[at : at + max(1, limit // longest)]]

@@ -144,7 +144,7 @@ def long_range_accuracy(model: PreTrainedModel, length: int = 2048, *, queries: 
 
 def _last_logits(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
     was_training = model.training
-    model.eval()  # type: ignore[no-untyped-call]
+    model.eval()
     try:
         logits: torch.Tensor = model(input_ids=ids, use_cache=False).logits[:, -1].float()
     finally:

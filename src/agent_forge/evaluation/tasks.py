@@ -129,7 +129,7 @@ def write(
     order = sorted(range(len(prompts)), key=lambda n: (-len(prompts[n]), n))
     pad = next((t for t in (tokenizer.pad_token_id, tokenizer.eos_token_id) if t is not None), 0)
     device = next(model.parameters()).device
-    settings = GenerationConfig(  # type: ignore[no-untyped-call]
+    settings = GenerationConfig(
         max_new_tokens=max_tokens,
         do_sample=False,
         use_cache=True,

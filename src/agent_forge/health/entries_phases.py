@@ -6,7 +6,6 @@ from agent_forge.health.detectors import Signal
 from agent_forge.health.failure import Failure
 
 _NOT_BUILT = "its phase is not built yet"
-_AWAITED = "no test injects it yet"
 
 COGNATE: tuple[Failure, ...] = (
     Failure(
@@ -169,9 +168,9 @@ LATER_PHASES: tuple[Failure, ...] = (
         "CF1", "memory overflow in evolution (RISK-001)",
         cause="all candidates in memory at once", phases=("evomerge",),
         measured="resident memory of the phase over its limit", threshold="≥ 80%",
-        mitigation="candidates are merged one at a time and stream tensor by tensor", fallback="smaller population",
-        advice="lower evomerge.population or raise the memory limit",
-        later=_AWAITED,
+        mitigation="candidates are merged one at a time and stream tensor by tensor; the population goes to disk",
+        fallback="smaller population", advice="lower evomerge.population or raise the memory limit",
+        test="tests/faults/test_evomerge_faults.py::test_cf1_short_memory_goes_to_disk_then_shrinks_the_population",
     ),
     Failure(
         "CF2", "divergence at the edge of chaos",
@@ -191,9 +190,9 @@ LATER_PHASES: tuple[Failure, ...] = (
         "PR2", "evaluation is the bottleneck of evolution",
         cause="every candidate evaluated in full, duplicates again", phases=("evomerge",),
         measured="evaluations by genotype", threshold="a genotype evaluated twice",
-        mitigation="scores are kept by genotype", fallback="smaller population",
-        advice="fewer documents for selection",
-        later=_AWAITED,
+        mitigation="scores are kept by genotype", fallback="none: the search goes on", shown="the figure evaluations",
+        advice="fewer documents for selection, or a smaller population",
+        test="tests/phases/evomerge/test_evolution.py::test_equal_seeds_give_equal_runs_and_each_recipe_is_evaluated_once",
     ),
     Failure(
         "PR3", "thoughts corrupt sequences", cause="incoherent thoughts", phases=("quietstar",),

@@ -157,9 +157,9 @@ class TernaryLinear(nn.Linear):
         weight = self.weight
         if self.blend > 0:
             if not self.frozen:
-                weight = _WeightEstimator.apply(weight, self.layout, self.blend)  # type: ignore[no-untyped-call]
+                weight = _WeightEstimator.apply(weight, self.layout, self.blend)
             if self.activation_bits:
-                input = _ActivationEstimator.apply(input, self.blend)  # type: ignore[no-untyped-call]
+                input = _ActivationEstimator.apply(input, self.blend)
         return F.linear(input, weight, self.bias)
 
     @torch.no_grad()

@@ -117,5 +117,5 @@ def test_deeper_champions_are_saved_as_ordinary_checkpoints(world: Path, tmp_pat
 def test_settings_out_of_range() -> None:
     with pytest.raises(ValidationError, match="population"):
         EvomergeConfig(population=3)
-    with pytest.raises(ValidationError, match="genrations"):
-        EvomergeConfig(genrations=3)  # type: ignore[call-arg]
+    with pytest.raises(ValidationError, match="Extra inputs"):
+        EvomergeConfig(generation=3)  # type: ignore[call-arg]

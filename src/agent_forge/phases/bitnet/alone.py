@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from agent_forge.data.corpora import Corpus, ingest
 from agent_forge.data.documents import Document
@@ -23,7 +24,7 @@ from agent_forge.model.checkpoint import load_model
 from agent_forge.model.ternary import TERNARY
 from agent_forge.optim import schedules
 from agent_forge.optim.precision import training_precision
-from agent_forge.phases.bitnet.calibration import calibrate
+from agent_forge.phases.bitnet.calibration import LayerCalibration, calibrate
 from agent_forge.phases.bitnet.config import BitnetConfig
 from agent_forge.phases.bitnet.recovery import Recovery, accepted, warm_up
 from agent_forge.phases.bitnet.selection import Selection, select
@@ -60,28 +61,14 @@ def quantize_folder(
         ConfigError: ``out`` holds something, or an unknown or impossible setting.
         HandoffError: the folder is no sound checkpoint.
     """
-    out = Path(out)
-    try:
-        config = BitnetConfig(**settings)
-    except ValidationError as error:
-        fields = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in error.errors())
-        raise ConfigError(f"quantize cannot be set so: {fields}") from error
+    out, config = Path(out), _config(settings)
     if out.exists() and any(out.iterdir()):
         raise ConfigError(f"{out} is not empty; a quantized model is written into a folder of its own")
     teacher, tokenizer = load_model(model_folder, device=device)
     teacher.requires_grad_(False)
     texts = [*texts, *_read(sources)]
     batch = _windows(texts, tokenizer, config, seed, device) if texts else None
-    calibration = calibrate(
-        teacher,
-        select(teacher, tokenizer).linears,
-        (accepted(teacher, batch(step)) for step in range(-(-config.calibration_samples // config.batch_size)))
-        if batch
-        else (),
-        group_size=config.group_size,
-        finer_group_size=config.finer_group_size,
-        finer_above=config.finer_above,
-    )
+    calibration = _calibrated(teacher, tokenizer, config, batch)
     student, selection = make_student(teacher, tokenizer, calibration, activation_bits=config.activation_bits)
     levels = dict.fromkeys(selection.linears, TERNARY)
     set_levels(student, levels)
@@ -103,6 +90,29 @@ def quantize_folder(
         "packed_bytes": sizes.packed_bytes,
         "compression_ratio": sizes.compression_ratio,
     }
+
+
+def _config(settings: Mapping[str, Any]) -> BitnetConfig:
+    try:
+        return BitnetConfig(**settings)
+    except ValidationError as error:
+        fields = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in error.errors())
+        raise ConfigError(f"quantize cannot be set so: {fields}") from error
+
+
+def _calibrated(
+    teacher: PreTrainedModel, tokenizer: Any, settings: BitnetConfig, batch: Callable[[int], dict[str, Tensor]] | None
+) -> dict[str, LayerCalibration]:
+    """Calibration by the inputs that the layers see, or by the weights alone where there is no text."""
+    steps = range(-(-settings.calibration_samples // settings.batch_size))
+    return calibrate(
+        teacher,
+        select(teacher, tokenizer).linears,
+        (accepted(teacher, batch(step)) for step in steps) if batch else (),
+        group_size=settings.group_size,
+        finer_group_size=settings.finer_group_size,
+        finer_above=settings.finer_above,
+    )
 
 
 def _read(sources: Sequence[str]) -> list[str]:

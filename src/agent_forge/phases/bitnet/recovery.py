@@ -100,7 +100,7 @@ class Recovery:
         self.optimizer.set_rate(rate)
         loss, parts = self.loss(batch)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         if watch:
             parts["bitnet/gradient_share"] = gradient_share(self.student)
         self.optimizer.step()

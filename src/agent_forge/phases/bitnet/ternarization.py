@@ -101,14 +101,14 @@ def load_packed(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]
         ArtifactCorrupt: the packed file does not fit ``config.json``.
     """
     folder = Path(folder)
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=torch.float32)  # type: ignore[no-untyped-call]
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=torch.float32)
     state = read_packed(folder / PACKED)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise ArtifactCorrupt(f"{folder / PACKED} does not fit {folder / 'config.json'}: {error}") from error
     ternary.attach(model, folder)
-    model.eval()  # type: ignore[no-untyped-call]
+    model.eval()
     return model, AutoTokenizer.from_pretrained(folder)
 
 

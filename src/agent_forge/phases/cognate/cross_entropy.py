@@ -40,7 +40,7 @@ def chunked_cross_entropy(
     """
     if labels.numel() == 0:
         raise ValueError("cross-entropy of no positions: every label of the batch is ignored")
-    found: tuple[Tensor, Tensor, Tensor] = _ChunkedCrossEntropy.apply(hidden, head, labels, soft_cap, piece)  # type: ignore[no-untyped-call]
+    found: tuple[Tensor, Tensor, Tensor] = _ChunkedCrossEntropy.apply(hidden, head, labels, soft_cap, piece)
     return found
 
 

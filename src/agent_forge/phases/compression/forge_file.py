@@ -232,7 +232,7 @@ def _empty_model(manifest: Mapping[str, Any]) -> PreTrainedModel:
 
     config = AutoConfig.for_model(**manifest["config"])
     with no_init_weights():
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.tie_weights()
     if manifest["generation"] is not None:
         model.generation_config = GenerationConfig.from_dict(dict(manifest["generation"]))

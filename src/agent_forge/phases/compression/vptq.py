@@ -93,20 +93,16 @@ def encode(
     outliers = [_outliers(w, h, outlier_columns) for w, h in zip(weights, hessians, strict=True)]
     importance = [(h.diagonal().clamp_min(1e-12) * s.float() ** 2) for h, s in zip(hessians, scales, strict=True)]
 
-    def weighted(per_column: Sequence[Tensor], columns: Sequence[Sequence[int]], width: int) -> Tensor:
-        parts = [(p / p.mean())[list(c)].repeat_interleave(width) for p, c in zip(per_column, columns, strict=True)]
-        return torch.cat(parts)
-
     # 1. codebook of the weights themselves
     everything = [[c for c in range(w.shape[1]) if c not in o] for w, o in zip(weights, outliers, strict=True)]
     groups = -(-weights[0].shape[0] // vector)
     vectors = torch.cat([_vectors(w, s, vector, c) for w, s, c in zip(weights, scales, everything, strict=True)])
-    main = _kmeans(vectors, weighted(importance, everything, groups), centroids, iterations, generator)
+    main = _kmeans(vectors, _loads(importance, everything, groups), centroids, iterations, generator)
     books = Codebooks(main.half())
     # 2. column pass; refit to what the pass saw; 3. residual codebook of what it left; then the pass that counts
     for stage in ("refit", "residual" if residual_centroids else "final", "final"):
         passes = [_column_pass(*item, books, vector) for item in zip(weights, hessians, scales, outliers, strict=True)]
-        load = weighted(importance, [p.columns for p in passes], groups)
+        load = _loads(importance, [p.columns for p in passes], groups)
         if stage == "refit":
             seen = torch.cat([part for p in passes for part in p.seen])
             books = Codebooks(_kmeans(seen, load, centroids, iterations, generator, start=books.main.float()).half())
@@ -173,6 +169,12 @@ def _column_scales(weight: Tensor) -> Tensor:
 def _outliers(weight: Tensor, hessian: Tensor, count: int) -> set[int]:
     load = hessian.diagonal() * weight.detach().float().square().sum(dim=0)
     return set(load.topk(count).indices.tolist()) if count else set()
+
+
+def _loads(importance: Sequence[Tensor], columns: Sequence[Sequence[int]], width: int) -> Tensor:
+    """Weight of every vector in k-means: its column's importance over the matrix's mean, ``width`` vectors a column."""
+    parts = [(p / p.mean())[list(c)].repeat_interleave(width) for p, c in zip(importance, columns, strict=True)]
+    return torch.cat(parts)
 
 
 def _vectors(weight: Tensor, scales: Tensor, vector: int, columns: Sequence[int]) -> Tensor:
