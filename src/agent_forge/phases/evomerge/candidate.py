@@ -162,6 +162,9 @@ def blend(name: str, genotype: Genotype, parents: ParentTensors, space: Space) -
     trunk = working_precision(parents.tensor(TRUNK, name))
     if strength == 0:
         return trunk
+    only = [parent for parent in range(parents.count) if weights[parent] > 0]
+    if len(only) == 1 and strength == 1 and genotype.densities[only[0]] == 1:
+        return parents.tensor(only[0], name)  # to the bit, which trunk + (parent − trunk) is not
     elect = genotype.sparsification == "ties"
 
     def sparsify(delta: Tensor, parent: int) -> Tensor:
@@ -181,9 +184,8 @@ def blend(name: str, genotype: Genotype, parents: ParentTensors, space: Space) -
             divide_by="weights",
             strength=strength,
         )
-    used = [parent for parent in range(parents.count) if weights[parent] > 0]
-    deltas = [sparsify(working_precision(parents.tensor(parent, name)) - trunk, parent) for parent in used]
-    own = [weights[parent] for parent in used]
+    deltas = [sparsify(working_precision(parents.tensor(parent, name)) - trunk, parent) for parent in only]
+    own = [weights[parent] for parent in only]
     if elect:
         elect_each(deltas, own)
     between = iterated_slerp((delta.add_(trunk) for delta in deltas), weights=own)

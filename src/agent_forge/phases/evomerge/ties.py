@@ -89,12 +89,17 @@ def trim_tensor(delta: Tensor, density: float) -> Tensor:
 
 def keep_at_least(delta: Tensor, threshold: float) -> Tensor:
     """Zeroes every entry of magnitude below ``threshold``, in place."""
+    import torch
+
     if threshold <= 0:
         return delta
+    # hardshrink keeps what is *above* its bound, in one pass: the bound is the number just below the threshold.
+    kind = numpy.float64 if delta.dtype == torch.float64 else numpy.float32
+    below = float(numpy.nextafter(kind(threshold), kind(0)))
     flat = delta.view(-1)
     for start in range(0, flat.numel(), SLICE):
         part = flat[start : start + SLICE]
-        part.mul_(part.abs() >= threshold)
+        part.copy_(torch.hardshrink(part, below))
     return delta
 
 
