@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from agent_forge.cli.options import HomeOption, JsonOption, SetOption, home_path, print_json
 from agent_forge.errors import ConfigError
@@ -101,12 +100,14 @@ def export(
 
 
 def _keyword_values(settings: list[str] | None) -> dict[str, Any]:
+    from agent_forge.config import yaml_value
+
     values: dict[str, Any] = {}
     for setting in settings or ():
         key, separator, text = setting.partition("=")
         if not separator:
             raise ConfigError(f"--set takes key=value, and got {setting!r}")
-        values[key] = yaml.safe_load(text)
+        values[key] = yaml_value(setting, text)
     return values
 
 
