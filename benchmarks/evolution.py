@@ -5,8 +5,9 @@
 
 Ours: the genotype is written into the resident model, which reads the texts in one pass. Theirs: `mergekit-yaml`
 merges to disk, transformers loads, the same pass over the same texts. Both take turns within a round; the figure is
-the median over rounds of the ratio of evaluations per second. Without the peers' environment, our own merge to
-disk stands in, and the row says so.
+the median over rounds of the ratio of evaluations per second, once with both passes in float32 and once with ours in
+the precision that phase 2 offers for selection (`precision: bfloat16`). Without the peers' environment, our own merge
+to disk stands in, and the row says so.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ def main() -> None:
         resident = Resident(AutoModelForCausalLM.from_pretrained(folder / "trunk"), parents, space)
         recipe = write_recipe(folder, "dare_ties")
         ours: list[float] = []
+        lower: list[float] = []
         express: list[float] = []
         theirs: list[float] = []
         for number in range(options.rounds):
@@ -59,11 +61,18 @@ def main() -> None:
                 list(window_nats(model, texts))
             ours.append((time.perf_counter() - start) / len(COMBINATIONS))
             start = time.perf_counter()
+            list(window_nats(resident.model, texts, autocast=torch.bfloat16))
+            lower.append(time.perf_counter() - start + statistics.mean(express[-len(COMBINATIONS) :]))
+            start = time.perf_counter()
             run_alone(command("theirs" if PEERS else "ours", recipe, folder / "out"))
             list(window_nats(AutoModelForCausalLM.from_pretrained(folder / "out"), texts))
             theirs.append(time.perf_counter() - start)
             shutil.rmtree(folder / "out")
-    ratios = sorted(b / a for a, b in zip(ours, theirs, strict=True))
+
+    def ratio(mine: list[float]) -> list[float]:
+        found = sorted(b / a for a, b in zip(mine, theirs, strict=True))
+        return [round(value, 2) for value in (statistics.median(found), found[0], found[-1])]
+
     row = {
         "parameters": parameters,
         "tokens": options.tokens,
@@ -71,7 +80,8 @@ def main() -> None:
         "ours_evaluations_per_second": round(1 / statistics.median(ours), 3),
         "ours_expression_seconds": round(statistics.median(express), 3),
         "theirs_evaluations_per_second": round(1 / statistics.median(theirs), 3),
-        "ratio": [round(value, 2) for value in (statistics.median(ratios), ratios[0], ratios[-1])],
+        "ratio": ratio(ours),
+        "ratio_with_bfloat16_selection": ratio(lower),
     }
     print(json.dumps(row, indent=1))
     if options.out:
