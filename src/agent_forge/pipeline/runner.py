@@ -5,7 +5,6 @@ This is the only place that catches everything that a phase may raise.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +25,7 @@ from agent_forge.errors import (
     PhaseFailed,
     PhaseTimeout,
 )
-from agent_forge.pipeline.environment import choose_device
+from agent_forge.pipeline.environment import choose_device, cores
 from agent_forge.pipeline.fingerprint import fingerprint
 from agent_forge.pipeline.gates import GateResult, evaluate
 from agent_forge.pipeline.ingest import source_digests
@@ -217,7 +216,7 @@ class Runner:
             fingerprint=key,
             seed=self.config.seed,
             device=self.device,
-            threads=self.config.threads or len(os.sched_getaffinity(0)),
+            threads=self.config.threads or cores(),
             seconds=limit.seconds,
             memory_bytes=int(limit.memory_gib * 2**30),
             keep_states=self.config.retention.checkpoints,
