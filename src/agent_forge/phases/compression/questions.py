@@ -1,4 +1,4 @@
-"""What the finished agent answers: questions with exact answers of the test split, asked of the file as it is on disk."""
+"""What the finished agent answers: questions of the test split with exact answers, asked of the file on disk."""
 
 from __future__ import annotations
 
