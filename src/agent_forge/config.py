@@ -34,7 +34,7 @@ class _Model(BaseModel):
 class Gate(_Model):
     """One measured condition at the end of a phase."""
 
-    metric: str = Field(description="Name under which the phase reports the figure, measured on the test split.")
+    metric: str = Field(description="Name under which the phase reports the figure; the phase's page names the split.")
     comparison: Literal["<", "<=", ">", ">=", "=="] = Field(description="How measured and bound are compared.")
     bound: float = Field(description="The bound, in the unit of the metric.")
     severity: Literal["block", "warn"] = Field(

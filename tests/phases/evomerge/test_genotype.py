@@ -91,8 +91,9 @@ def test_mutants_of_a_small_rate_stay_near() -> None:
 
 def test_anchors_say_what_they_mean() -> None:
     space = Space(3, 4, 5)
-    assert parent_genotype(2, space).sources == (2, 2, 2, 2)
-    assert parent_genotype(2, space).outside == 2
+    assert set(parent_genotype(2, space).weights) == {(0.0, 0.0, 1.0)}
+    near = mutate(parent_genotype(2, space), space, drawn_from(0, "m"), 0.25)
+    assert all(row[2] > 0.8 for row in near.weights)  # a small mutation is a small step
     assert set(trunk_genotype(space).strengths) == {0.0}
     assert set(average_genotype(space).strengths) == {1.0}
 

