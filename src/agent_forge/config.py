@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -23,6 +23,8 @@ from agent_forge.phases.compression.config import CompressionConfig
 from agent_forge.phases.evomerge.config import EvomergeConfig
 
 PRESETS = ("smoke", "demo", "small", "base25m")
+_STEPS = ("data", *ORDER)
+"""What gates, handoff rules, limits and fallbacks can be about."""
 
 
 class _Model(BaseModel):
@@ -32,7 +34,7 @@ class _Model(BaseModel):
 class Gate(_Model):
     """One measured condition at the end of a phase."""
 
-    metric: str = Field(description="Name under which the phase reports the figure, measured on the test split.")
+    metric: str = Field(description="Name under which the phase reports the figure; the phase's page names the split.")
     comparison: Literal["<", "<=", ">", ">=", "=="] = Field(description="How measured and bound are compared.")
     bound: float = Field(description="The bound, in the unit of the metric.")
     severity: Literal["block", "warn"] = Field(
@@ -152,6 +154,10 @@ def parse_config(values: Mapping[str, Any]) -> ForgeConfig:
     except ValidationError as error:
         raise ConfigError(_sentence(error)) from None
     _check_phases(config.phases)
+    for group in ("gates", "handoffs", "limits", "fallbacks"):
+        for name in getattr(config, group):
+            if name not in _STEPS:
+                raise ConfigError(f"unknown configuration key '{group}.{name}'{_did_you_mean(name, _STEPS)}")
     return config
 
 
@@ -174,11 +180,23 @@ def _apply(values: dict[str, Any], override: str) -> None:
     for depth, key in enumerate(keys):
         model = _check_key(model, key, ".".join(keys[:depth]))
         if depth == len(keys) - 1:
-            place[key] = yaml.safe_load(text)
+            place[key] = yaml_value(override, text)
         else:
             place = place.setdefault(key, {})
             if not isinstance(place, dict):
                 raise ConfigError(f"{'.'.join(keys[: depth + 1])} is a single value and has no key {keys[depth + 1]!r}")
+
+
+def yaml_value(setting: str, text: str) -> Any:
+    """What the right side of ``--set key=value`` says.
+
+    Raises:
+        ConfigError: it is no YAML.
+    """
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {setting!r} cannot be read as YAML: {getattr(error, 'problem', error)}") from None
 
 
 def _check_key(model: Any, key: str, parent: str) -> Any:
@@ -211,6 +229,9 @@ def _sentence(error: ValidationError) -> str:
 def _fields_at(location: tuple[int | str, ...]) -> list[str]:
     model: Any = ForgeConfig
     for key in location:
+        if get_origin(model) is Mapping:
+            model = get_args(model)[1]
+            continue
         field = getattr(model, "model_fields", {}).get(key)
         if field is None:
             return []

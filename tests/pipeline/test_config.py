@@ -1,10 +1,15 @@
 """A wrong configuration is one sentence, before anything starts."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 
 from agent_forge.config import PRESETS, ForgeConfig, build_config, load_preset, parse_config
 from agent_forge.errors import ConfigError
+from agent_forge.pipeline.gates import evaluate
+
+PAGES = Path(__file__).resolve().parents[2] / "docs" / "phases"
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -68,3 +73,22 @@ def test_every_field_says_what_it_is():
                 yield from undescribed(field.annotation, f"{path}{name}.")
 
     assert list(undescribed(ForgeConfig)) == []
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_gate_reads_a_figure_that_the_page_of_its_phase_explains(name):
+    for phase, gates in build_config(name).gates.items():
+        page = (PAGES / f"{phase}.md").read_text(encoding="utf-8")
+        for gate in gates:
+            assert gate.metric.startswith(f"{phase}/")
+            figure = gate.metric.removeprefix(f"{phase}/")
+            assert f"`{figure}`" in page or f"`{gate.metric}`" in page, gate.metric
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_search_that_runs_out_of_generations_fails_whatever_gate_asks_for_convergence(name):
+    config = build_config(name)
+    worst = {"evomerge/generations": float(config.evomerge.generations), "evomerge/converged": 0.0}
+    asked = [gate for gate in config.gates["evomerge"] if gate.metric in worst]
+    assert [gate.passed for gate in evaluate("evomerge", asked, worst)] == [False] * len(asked)
+    assert asked or name == "smoke"

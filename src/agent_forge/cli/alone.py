@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from agent_forge.cli.options import HomeOption, JsonOption, SetOption, home_path, print_json
 from agent_forge.errors import ConfigError
@@ -96,17 +97,39 @@ def export(
     from agent_forge.phases.bitnet.export import export_folder
     from agent_forge.pipeline.resolve import resolve_model
 
-    facts = export_folder(resolve_model(model, home_path(home)), out, to=to)
+    # An export copies tensors without looking at them, so the model is loaded once to refuse what is not sound.
+    with _sound_folder(resolve_model(model, home_path(home))) as folder:
+        facts = export_folder(folder, out, to=to)
     _tell(facts, as_json, f"wrote {out}")
 
 
+@contextmanager
+def _sound_folder(path: Path) -> Iterator[Path]:
+    """A checkpoint folder that loads; that of a `.forge` file is a temporary one.
+
+    Raises:
+        ArtifactCorrupt, HandoffError, ModelNotFound: as `load_reference`.
+    """
+    from agent_forge.model.checkpoint import save_model
+    from agent_forge.pipeline.resolve import load_reference
+
+    network, tokenizer = load_reference(path)
+    if path.is_dir():
+        yield path
+        return
+    with TemporaryDirectory() as folder:
+        yield save_model(network, tokenizer, Path(folder))
+
+
 def _keyword_values(settings: list[str] | None) -> dict[str, Any]:
+    from agent_forge.config import yaml_value
+
     values: dict[str, Any] = {}
     for setting in settings or ():
         key, separator, text = setting.partition("=")
         if not separator:
             raise ConfigError(f"--set takes key=value, and got {setting!r}")
-        values[key] = yaml.safe_load(text)
+        values[key] = yaml_value(setting, text)
     return values
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 
@@ -46,6 +47,9 @@ registry.add_to(app)
 
 def main() -> None:
     """Entry point: turns every expected error into one sentence and its exit code."""
+    # Threads that spin at barriers for a core that another program holds made training ten times slower on a busy
+    # machine; it must be set before torch is loaded, and the processes of the phases inherit it.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         status = app(standalone_mode=False)
     except ForgeError as error:

@@ -45,7 +45,8 @@ def list_sessions(home: HomeOption = None, as_json: JsonOption = False) -> None:
     from agent_forge.pipeline.views import session_rows
     from agent_forge.storage.home import Home
 
-    rows = session_rows(Home.open(home_path(home)))
+    with Home.open(home_path(home)) as place:
+        rows = session_rows(place)
     if as_json:
         print_json(rows)
     else:
@@ -59,7 +60,8 @@ def show_session(session: str, home: HomeOption = None, as_json: JsonOption = Fa
     from agent_forge.pipeline.views import session_detail
     from agent_forge.storage.home import Home
 
-    detail = session_detail(Home.open(home_path(home), create=False), session)
+    with Home.open(home_path(home), create=False) as place:
+        detail = session_detail(place, session)
     if as_json:
         print_json(detail)
         return
@@ -73,7 +75,8 @@ def pin(session: str, home: HomeOption = None) -> None:
     """Protect a session from gc."""
     from agent_forge.storage.home import Home
 
-    Home.open(home_path(home), create=False).registry.pin(session)
+    with Home.open(home_path(home), create=False) as place:
+        place.registry.pin(session)
     typer.echo(f"{session} is pinned")
 
 
@@ -81,7 +84,8 @@ def unpin(session: str, home: HomeOption = None) -> None:
     """Let gc take a session again."""
     from agent_forge.storage.home import Home
 
-    Home.open(home_path(home), create=False).registry.unpin(session)
+    with Home.open(home_path(home), create=False) as place:
+        place.registry.unpin(session)
     typer.echo(f"{session} is not pinned")
 
 
@@ -90,7 +94,8 @@ def delete(session: str, home: HomeOption = None) -> None:
     from agent_forge.storage.home import Home
     from agent_forge.storage.retention import delete_session
 
-    delete_session(Home.open(home_path(home), create=False), session)
+    with Home.open(home_path(home), create=False) as place:
+        delete_session(place, session)
     typer.echo(f"{session} is deleted; `agent-forge sessions gc --apply` frees its files")
 
 
@@ -108,9 +113,9 @@ def gc(
     from agent_forge.storage.home import Home
     from agent_forge.storage.retention import apply_retention, plan_retention
 
-    place = Home.open(home_path(home), create=False)
-    doomed = plan_retention(place, keep_sessions=keep, max_age_days=days, grace_seconds=grace_seconds)
-    freed = apply_retention(place, doomed) if apply else doomed.freed_bytes
+    with Home.open(home_path(home), create=False) as place:
+        doomed = plan_retention(place, keep_sessions=keep, max_age_days=days, grace_seconds=grace_seconds)
+        freed = apply_retention(place, doomed) if apply else doomed.freed_bytes
     names = [session.name for session in doomed.sessions]
     if as_json:
         print_json({"applied": apply, "sessions": names, "files": len(doomed.blobs), "freed_bytes": freed})
@@ -125,7 +130,8 @@ def list_models(home: HomeOption = None, as_json: JsonOption = False) -> None:
     from agent_forge.pipeline.views import model_rows
     from agent_forge.storage.home import Home
 
-    rows = model_rows(Home.open(home_path(home)))
+    with Home.open(home_path(home)) as place:
+        rows = model_rows(place)
     if as_json:
         print_json(rows)
     else:
@@ -139,7 +145,8 @@ def show_model(digest: str, home: HomeOption = None, as_json: JsonOption = False
     from agent_forge.pipeline.views import model_detail
     from agent_forge.storage.home import Home
 
-    detail = model_detail(Home.open(home_path(home), create=False), digest)
+    with Home.open(home_path(home), create=False) as place:
+        detail = model_detail(place, digest)
     if as_json:
         print_json(detail)
     else:
@@ -151,7 +158,8 @@ def lineage(digest: str, home: HomeOption = None, as_json: JsonOption = False) -
     from agent_forge.pipeline.views import lineage_rows
     from agent_forge.storage.home import Home
 
-    rows = lineage_rows(Home.open(home_path(home), create=False), digest)
+    with Home.open(home_path(home), create=False) as place:
+        rows = lineage_rows(place, digest)
     if as_json:
         print_json(rows)
         return
@@ -169,7 +177,8 @@ def report(
     from agent_forge.storage.home import Home
 
     target = out or Path(f"{session}.html")
-    write_report(Home.open(home_path(home), create=False), session, target)
+    with Home.open(home_path(home), create=False) as place:
+        write_report(place, session, target)
     typer.echo(f"wrote {target}")
 
 
@@ -179,7 +188,8 @@ def verify(home: HomeOption = None, as_json: JsonOption = False) -> None:
     from agent_forge.storage.home import Home
     from agent_forge.storage.verify import verify as verify_home
 
-    found = verify_home(Home.open(home_path(home), create=False))
+    with Home.open(home_path(home), create=False) as place:
+        found = verify_home(place)
     if as_json:
         print_json({"ok": found.ok, "problems": found.problems, **asdict(found)})
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from pathlib import Path
 from typing import Any
@@ -92,12 +93,16 @@ def _execute(config: Any, home: Path, name: str | None, as_json: bool) -> int:
     steps = build_plan(config)
     source_digests(config.data)  # a missing or unknown source is said before a session begins
     place = Home.open(home)
-    with open_session(place, name, config) as session, Watcher(as_json, [step.name for step in steps.steps]) as watcher:
-        runner = Runner(session, steps, watcher.emit)
-        before = signal.signal(signal.SIGINT, lambda *_: runner.request_stop())
-        try:
-            outcome = runner.run()
-        finally:
-            signal.signal(signal.SIGINT, before)
-    show_outcome(outcome, place, as_json)
+    with contextlib.closing(place):
+        with (
+            open_session(place, name, config) as session,
+            Watcher(as_json, [step.name for step in steps.steps]) as watcher,
+        ):
+            runner = Runner(session, steps, watcher.emit)
+            before = signal.signal(signal.SIGINT, lambda *_: runner.request_stop())
+            try:
+                outcome = runner.run()
+            finally:
+                signal.signal(signal.SIGINT, before)
+        show_outcome(outcome, place, as_json)
     return 0 if outcome.passed else 3

@@ -119,8 +119,7 @@ def show_outcome(outcome: Outcome, home: Home, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(json.dumps({"event": "outcome", **outcome_json(outcome)}) + "\n")
         return
-    # A table that is cut to 80 columns hides what it should show, so a log gets the width that it needs.
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    console = _console()
     table = Table(title=f"session {outcome.session}")
     for column in ("phase", "gate", "measured", "bound", "passed"):
         right = column in ("measured", "bound")
@@ -161,17 +160,23 @@ def show_ladder(home: Home, session: str) -> None:
             f"{row['bits_per_byte']:.4f}" if row.get("bits_per_byte") is not None else "-",
             f"{100 * retention:.2f}%" if retention is not None else "-",
         )
-    Console(highlight=False).print(table)
+    _console().print(table)
+
+
+def _console() -> Console:
+    """A table that is cut to 80 columns hides what it should show, so a log gets the width that it needs."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
 
 def show_rows(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """A plain table."""
     table = Table(title=title)
-    for column in columns:
-        table.add_column(column)
+    widest = max((len(str(row[0])) for row in rows), default=0)  # names are typed again, so they are never cut
+    for number, column in enumerate(columns):
+        table.add_column(column, min_width=None if number else widest)
     for row in rows:
         table.add_row(*(f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row))
-    Console(highlight=False).print(table)
+    _console().print(table)
 
 
 def show_evaluation(rows: Sequence[Mapping[str, Any]]) -> None:

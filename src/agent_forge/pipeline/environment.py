@@ -71,8 +71,10 @@ def library_version(name: str) -> str | None:
 
 
 def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use; fewer where OMP_NUM_THREADS asks for fewer, as every library reads it."""
+    free = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return min(free, int(asked)) if asked.isdigit() and int(asked) else free
 
 
 def memory_bytes() -> int:

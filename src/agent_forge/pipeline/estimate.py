@@ -21,7 +21,7 @@ from agent_forge.errors import ConfigError
 from agent_forge.pipeline.costs import Cost, Machine, cost, measure
 from agent_forge.pipeline.environment import choose_device, cores
 from agent_forge.pipeline.fingerprint import fingerprint
-from agent_forge.pipeline.ingest import source_digests
+from agent_forge.pipeline.ingest import check_sources, source_digests
 from agent_forge.pipeline.plan import Plan, build_plan
 from agent_forge.storage.home import Home
 
@@ -54,6 +54,7 @@ def estimate(config: ForgeConfig, home_path: Path) -> dict[str, Any]:
         DataError: a source does not exist.
     """
     plan = build_plan(config)
+    check_sources(config.data)
     device, threads = choose_device(config.device), config.threads or cores()
     parameters = count(config)
     machine = measure_for(config, device, threads)

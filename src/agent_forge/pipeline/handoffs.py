@@ -72,12 +72,12 @@ def has_facts(*names: str) -> Callable[[Artifacts, _Paths], None]:
 
 
 def exactly_ternary(outputs: Artifacts, context: _Paths) -> None:
-    """Every quantized tensor on disk holds γ·{−1, 0, 1} and nothing else."""
+    """There are ternary tensors, and each holds γ·{−1, 0, 1} and nothing else; the sidecar names the others."""
     from agent_forge.model.ternary import is_exactly_ternary
 
     for artifact in many(outputs, "model"):
         if not is_exactly_ternary(context.path(artifact)):
-            raise HandoffError("the checkpoint of phase bitnet holds a quantized tensor with more than three values")
+            raise HandoffError("phase bitnet gave no ternary tensor, or one with more than three values")
 
 
 def one_forge_file(outputs: Artifacts, context: _Paths) -> None:

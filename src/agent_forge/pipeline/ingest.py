@@ -40,6 +40,18 @@ class DataStep:
 INGEST = DataStep()
 
 
+def check_sources(config: DataConfig) -> None:
+    """Refuses sources that are not there, without reading them.
+
+    Raises:
+        DataError: a source does not exist or is of an unknown kind.
+    """
+    from agent_forge.data.sources import expand_all
+
+    for group, own in ((config.sources, False), (config.eval_sources, True)):
+        expand_all(group, each_its_own=own)
+
+
 def source_digests(config: DataConfig) -> list[str]:
     """Digests of the bytes of all source files: a corpus is only reused while its files are unchanged.
 

@@ -5,7 +5,6 @@ This is the only place that catches everything that a phase may raise.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any
 
 import psutil
 
+from agent_forge import errors
 from agent_forge.config import ForgeConfig
 from agent_forge.contract import Artifact, Artifacts, many
 from agent_forge.errors import (
@@ -25,7 +25,7 @@ from agent_forge.errors import (
     PhaseFailed,
     PhaseTimeout,
 )
-from agent_forge.pipeline.environment import choose_device
+from agent_forge.pipeline.environment import choose_device, cores
 from agent_forge.pipeline.fingerprint import fingerprint
 from agent_forge.pipeline.gates import GateResult, evaluate
 from agent_forge.pipeline.ingest import source_digests
@@ -167,6 +167,8 @@ class Runner:
         self.emit(Event(kind, phase, payload))
 
     def _step(self, step: Step, inputs: Artifacts) -> tuple[_Result, PhaseOutcome]:
+        if self._stops:  # asked for between two phases, or in one that never looks
+            raise Interrupted(self._resume_sentence())
         config = self.config.part(step.name).model_dump(mode="json")
         extra = source_digests(self.config.data) if step.name == "data" else ()
         key = fingerprint(step.phase, config, inputs, seed=self.config.seed, device=self.device, extra=extra)
@@ -214,7 +216,7 @@ class Runner:
             fingerprint=key,
             seed=self.config.seed,
             device=self.device,
-            threads=self.config.threads or len(os.sched_getaffinity(0)),
+            threads=self.config.threads or cores(),
             seconds=limit.seconds,
             memory_bytes=int(limit.memory_gib * 2**30),
             keep_states=self.config.retention.checkpoints,
@@ -245,6 +247,8 @@ class Runner:
     def _watch(self, phase: str, order: WorkOrder) -> tuple[dict[str, Any], int]:
         """Follows the child until it gives its result; ends it at its limits."""
         child = self._child = Child(order)
+        if self._stops:  # asked for while the process was being started
+            child.ask_to_stop()
         try:
             return self._follow(phase, order, child)
         finally:
@@ -258,12 +262,12 @@ class Runner:
             if child.connection.poll(_POLL_SECONDS):
                 try:
                     kind, payload = child.connection.recv()
-                except EOFError:
+                except (EOFError, ConnectionError):  # reset, when it died before it read what was sent to it
                     raise self._silent_death(phase, child) from None
                 if kind == "result":
                     return payload, max(peak, payload.pop("peak_memory_bytes", 0))
                 if kind == "error":
-                    raise _translate(phase, payload)
+                    raise self._translate(phase, payload)
                 self._emit(kind, phase, payload, keep=kind in ("warning", "resumed"))
             elif not child.process.is_alive():
                 raise self._silent_death(phase, child)
@@ -280,12 +284,31 @@ class Runner:
                 text = f"memory is above 80% of the limit ({now / 2**30:.1f} GiB)"
                 self._emit("warning", phase, {"failure": "CF1", "message": text, "evidence": {}}, keep=True)
 
-    def _silent_death(self, phase: str, child: Child) -> PhaseFailed:
+    def _silent_death(self, phase: str, child: Child) -> ForgeError:
         child.process.join(5)
         code = child.process.exitcode
+        if self._stops:
+            return Interrupted(self._resume_sentence())
         if code in (-9, MEMORY_EXIT):
             return OutOfMemory(phase, None, "its process was killed, as the system does when memory runs out")
         return PhaseFailed(phase, None, f"its process ended with status {code} and gave no result")
+
+    def _translate(self, phase: str, payload: Mapping[str, Any]) -> ForgeError:
+        """The child's exception as one of ours, with the child's traceback kept for the registry."""
+        kind, message = payload["kind"], payload["message"]
+        error: ForgeError
+        if kind == "Interrupted":
+            error = Interrupted(f"{message}: `agent-forge resume {self.session.name}`")
+        elif kind == "OutOfMemory":
+            error = OutOfMemory(phase, None, message)
+        elif kind == "DiskFull":
+            error = DiskFull(message)
+        elif payload["expected"] and payload["exit_code"] in (2, 5) and hasattr(errors, kind):
+            error = getattr(errors, kind)(message)
+        else:
+            error = PhaseFailed(phase, None, message if payload["expected"] else f"{kind}: {message}")
+        error.trace = payload["traceback"]  # type: ignore[attr-defined]
+        return error
 
     def _resume_sentence(self) -> str:
         return f"stopped; `agent-forge resume {self.session.name}` goes on from the last checkpoint"
@@ -321,26 +344,6 @@ def _too_much(used: int, limit: int) -> str:
         f"it used {used / 2**30:.1f} GiB and its limit is {limit / 2**30:.1f} GiB; "
         "lower its batch or population, or raise limits.<phase>.memory_gib"
     )
-
-
-def _translate(phase: str, payload: Mapping[str, Any]) -> ForgeError:
-    """The child's exception as one of ours, with the child's traceback kept for the registry."""
-    import agent_forge.errors as errors
-
-    kind, message = payload["kind"], payload["message"]
-    error: ForgeError
-    if kind == "Interrupted":
-        error = Interrupted(message)
-    elif kind == "OutOfMemory":
-        error = OutOfMemory(phase, None, message)
-    elif kind == "DiskFull":
-        error = DiskFull(message)
-    elif payload["expected"] and payload["exit_code"] in (2, 5) and hasattr(errors, kind):
-        error = getattr(errors, kind)(message)
-    else:
-        error = PhaseFailed(phase, None, message if payload["expected"] else f"{kind}: {message}")
-    error.trace = payload["traceback"]  # type: ignore[attr-defined]
-    return error
 
 
 def outcome_json(outcome: Outcome) -> dict[str, Any]:

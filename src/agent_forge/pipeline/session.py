@@ -10,10 +10,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from agent_forge.config import ForgeConfig, parse_config
-from agent_forge.errors import ConfigError, SessionNotFound
+from agent_forge.errors import ConfigError, ForgeError, SessionNotFound
 from agent_forge.pipeline.environment import environment
 from agent_forge.storage.home import Home
 from agent_forge.storage.registry import Registry
+from agent_forge.storage.retention import delete_session
 from agent_forge.storage.session_lock import SessionLock
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -59,6 +60,20 @@ def open_session(home: Home, name: str | None, config: ForgeConfig) -> Iterator[
     chosen = name or _free_name(home, config.preset)
     if not _NAME.fullmatch(chosen):
         raise ConfigError(f"a session name has 1–64 letters, digits, '.', '_' or '-', and {chosen!r} does not")
+    session = None
+    try:
+        with _held(home, chosen, config) as session:
+            yield session
+    except ForgeError as error:
+        # What was refused as bad input before it gave anything leaves nothing. The lock is given back by now.
+        refused = error.exit_code == 2 and session is not None and session.created
+        if refused and not any(run.status in ("completed", "reused") for run in home.registry.phase_runs(chosen)):
+            delete_session(home, chosen, f"refused: {error}")
+        raise
+
+
+@contextmanager
+def _held(home: Home, chosen: str, config: ForgeConfig) -> Iterator[Session]:
     wanted = config.model_dump(mode="json")
     with SessionLock(home.path / "sessions" / chosen) as lock:
         created = not exists(home, chosen)

@@ -8,6 +8,7 @@ alone. If the parent dies, the child ends itself: nobody would take its result.
 from __future__ import annotations
 
 import contextlib
+import errno
 import multiprocessing
 import os
 import signal
@@ -113,12 +114,19 @@ def _main(order: WorkOrder, connection: Connection) -> None:
         kind = type(error).__name__
         if isinstance(error, RuntimeError) and "memory" in str(error).lower():
             kind = "OutOfMemory"
-        if isinstance(error, OSError) and error.errno == 28:
+        if _is_full_disk(error):
             kind = DiskFull.__name__
         connection.send(("error", _describe(kind, error)))
     else:
         connection.send(("result", result))
     connection.close()
+
+
+def _is_full_disk(error: BaseException) -> bool:
+    """No room, quota or file size limit reached; libraries in Rust and C++ only say so in words."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return any(f"os error {number}" in str(error) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
 def _describe(kind: str, error: BaseException) -> dict[str, Any]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from tests.phases.evomerge.tiny import trained_family
 
 settings.register_profile("no deadline", deadline=None)  # a busy machine is not a failure

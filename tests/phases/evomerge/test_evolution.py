@@ -67,6 +67,12 @@ def test_the_mutation_rate_rises_with_immigrants_and_comes_back() -> None:
     assert min(rates) == 1
 
 
+def test_a_generation_names_the_mutation_rate_that_it_was_made_with() -> None:
+    history = list(Evolution(SPACE, closeness, generations=3, minimum_diversity=1.0).run())
+    assert history[1].immigrants > 0
+    assert [generation.mutation_rate for generation in history[:3]] == [1.0, 1.0, 1.25]
+
+
 def test_convergence_is_declared_after_patience_without_gain() -> None:
     flat = list(Evolution(SPACE, lambda genotype: 1.0, generations=50, patience=4).run())
     assert flat[-1].number == 4

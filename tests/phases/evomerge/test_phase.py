@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,16 @@ import torch
 from pydantic import ValidationError
 from tests.phases.evomerge.tiny import QUICK, phase_inputs
 
-from agent_forge.contract import Phase, one
+from agent_forge.contract import Phase, many, one
+from agent_forge.data.corpora import Corpus
 from agent_forge.errors import Interrupted
 from agent_forge.model.checkpoint import load_model
+from agent_forge.phases.evomerge.candidate import ParentTensors
+from agent_forge.phases.evomerge.checkpoint_folder import CheckpointFolder
 from agent_forge.phases.evomerge.config import EvomergeConfig
+from agent_forge.phases.evomerge.evolution import Individual
 from agent_forge.phases.evomerge.phase import PHASE
+from agent_forge.phases.evomerge.search import Search
 from agent_forge.pipeline.memory_context import MemoryContext
 
 
@@ -67,7 +73,6 @@ def test_figures_and_attachments(finished: tuple[MemoryContext, Any]) -> None:
 
 
 def test_the_champion_is_measured_on_the_saved_weights(finished: tuple[MemoryContext, Any], world: Path) -> None:
-    from agent_forge.data.corpora import Corpus
     from agent_forge.evaluation.bits_per_byte import score
 
     context, outputs = finished
@@ -97,6 +102,26 @@ def test_stopped_and_resumed_gives_the_same_champion(
     assert measured == {k: v for k, v in finished[0].measured.items() if "bytes" not in k}
     steps = [step for step, _ in stopped.logged]
     assert steps == sorted(set(steps))  # nothing is logged twice
+
+
+def test_the_control_may_take_what_evolution_starts_from(world: Path, tmp_path: Path) -> None:
+    context = MemoryContext(tmp_path, seed=3)
+    inputs = phase_inputs(context, world)
+    trunk = one(inputs, "trunk")
+    folders = [CheckpointFolder(context.path(parent)) for parent in many(inputs, "specialists")]
+    model, tokenizer = context.load_model(trunk)
+    config = EvomergeConfig(**{**QUICK, "generations": 0})
+    search = Search(
+        config, context, ParentTensors(CheckpointFolder(context.path(trunk)), folders), model, tokenizer,
+        Corpus.open(context.path(one(inputs, "corpus"))),
+    )  # fmt: skip
+    search.evolve()
+    wild = replace(search.trunk, scales=(4.0,) * len(search.trunk.scales))
+    search.random = [Individual(wild, search.fitness(wild), 0, "control")]
+    _, rival = search.choose()
+    starts = max(search.final_fitness(start) for start in search.evolution.anchors)
+    assert rival is not None
+    assert search.final_fitness(rival) == starts > search.final_fitness(wild)
 
 
 def test_cma_refines_the_champion(world: Path, tmp_path: Path) -> None:

@@ -91,8 +91,8 @@ def attention_metrics(recorded: Recording) -> dict[str, float]:
 
     Returns:
         ``attn/entropy_fraction`` (of the most possible, 0–1), ``attn/sinks`` (keys that take more than half of the
-        mass of a head), ``attn/max_logit`` and ``attn/rope_norm`` (largest relative change of a key's length by
-        its rotation partner channels over positions, 1 = intact).
+        mass of a head), ``attn/max_logit`` and ``attn/rope_norm`` (mean length of the keys, the smallest of all
+        attentions over the largest; near 0 = one of them has shrunk).
     """
     sinks, largest = 0, 0.0
     for query, key in zip(recorded.queries, recorded.keys, strict=False):

@@ -25,15 +25,17 @@ class ModelShape(BaseModel):
     sliding_window: int = Field(1024, ge=1, description="Tokens that attention sees.")
     global_every: int = Field(16, ge=0, description="Every so many tokens one stays visible for ever; 0 = none.")
     max_position_embeddings: int = Field(2048, ge=2, description="Longest sequence in tokens.")
-    qk_norm: bool = Field(True, description="RMSNorm on queries and keys (ours: worth 5% of bits per byte).")
-    memory: Literal["off", "ema", "titans"] = Field("off", description="Long-term memory (ours: off, break-even).")
+    qk_norm: bool = Field(True, description="RMSNorm on queries and keys (ours: on; a lead, see docs/log.md).")
+    memory: Literal["off", "ema", "titans"] = Field(
+        "off", description="Long-term memory (ours: off, no gain shown yet)."
+    )
     memory_size: int = Field(256, ge=1, description="Width of the memory.")
     memory_heads: int = Field(4, ge=1, description="Heads of the titans memory.")
     memory_chunk: int = Field(64, ge=1, description="Tokens after which the titans memory is written.")
     gate: bool = Field(True, description="MAG gate between attention and memory, where there is a memory.")
     gate_size: int = Field(256, ge=1, description="Hidden width of the gate.")
-    short_convolution: int = Field(4, ge=0, description="Taps of the causal convolutions (ours: on); 0 = off.")
-    recursion_steps: int = Field(0, ge=0, le=6, description="Predictions per token (ours: 0, the rest is in the log).")
+    short_convolution: int = Field(4, ge=0, description="Taps of the causal convolutions; 0 = off, as in the presets.")
+    recursion_steps: int = Field(0, ge=0, le=6, description="Predictions per token (ours: 0, no gain shown yet).")
     micro_steps: int = Field(2, ge=1, description="Refinements of the latent in one step.")
     recursion_intermediate_size: int | None = Field(None, ge=8, description="Width of the shared block's SwiGLU.")
     recursion_detach: bool = Field(True, description="No gradient flows between steps.")
@@ -90,7 +92,7 @@ class CognatePhaseConfig(BaseModel):
     orthogonalization_steps: int = Field(5, ge=1, le=12, description="Steps of Newton-Schulz (the specification: 3).")
     clip_norm: float = Field(1.0, ge=0, description="Global norm of raw gradients; 0 = no clipping.")
     grokfast_lambda: float = Field(
-        0.0, ge=0, le=5, description="Share of the slow gradient added (ours: 0; 0.3 hurt language by 0.5%)."
+        0.0, ge=0, le=5, description="Share of the slow gradient added (ours: 0; with 0.3 no gain was shown)."
     )
     grokfast_alpha: float = Field(0.98, ge=0, lt=1, description="Memory of the slow gradient.")
     qk_clip_threshold: float = Field(30.0, gt=0, description="Largest attention logit; only without QK-norm.")

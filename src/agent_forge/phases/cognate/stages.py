@@ -144,7 +144,8 @@ def make_recipe(
         ),
         attention_entropy=config.attention_entropy_weight,
         precision=precision,
-        micro_batch=config.micro_batch_tokens // chosen[-1].tokens,
+        # One window at least: 0 would mean the whole batch.
+        micro_batch=max(1, config.micro_batch_tokens // chosen[-1].tokens) if config.micro_batch_tokens else 0,
         # Branches go on with the halting head that the trunk has taught.
         halting_from=round(config.halting_warmup_fraction * stage.steps) if whole_curriculum else 0,
         average_decay=config.average_decay,

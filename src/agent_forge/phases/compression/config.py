@@ -53,6 +53,8 @@ class CompressionConfig(BaseModel):
     max_allocation_rounds: int = Field(
         default=5, ge=1, le=20, description="Times that the predicted loss is corrected by a measurement."
     )
+    num_tasks: int = Field(20, ge=0, description="Questions per domain that the finished agent is asked; 0 = none.")
+    task_tokens: int = Field(128, ge=1, description="Tokens of an answer at most.")
     ladder: bool = Field(
         default=True, description="Also measure the usual formats, for the size–quality table of the report."
     )

@@ -20,6 +20,7 @@ from agent_forge.phases.compression import forge_file
 from agent_forge.phases.compression.config import CompressionConfig
 from agent_forge.phases.compression.ladder import ladder
 from agent_forge.phases.compression.quality import Meter
+from agent_forge.phases.compression.questions import ask
 from agent_forge.phases.compression.shrink import Documents, Shrunk, shrink
 
 FILE_NAME = "agent.forge"
@@ -64,6 +65,12 @@ class Compression:
             bits = figures["compression/bits_per_byte"]
             figures["compression/retention_of_trunk"] = meter.retention(bits, meter.bits_per_byte(trunk))
             del trunk
+        if config.num_tasks:
+            agent, _ = forge_file.read_model(folder / FILE_NAME)
+            answered, samples = ask(agent, tokenizer, corpus, count=config.num_tasks, max_tokens=config.task_tokens)
+            figures |= answered
+            context.attach("samples", samples)
+            del agent
         context.report(figures)
         context.log(figures, 0)
         tell(shrunk, config, size, context)

@@ -125,7 +125,7 @@ class Evolution:
             self._evaluated(founder(COMBINATIONS[i % 8], self.space, self._generator(0, f"founder-{i}")), 0, "founder")
             for i in range(max(self.population, len(COMBINATIONS)))
         )
-        rate, stale, number, immigrants = self.mutation_rate, 0, 0, 0
+        rate, made_with, stale, number, immigrants = self.mutation_rate, self.mutation_rate, 0, 0, 0
         best = self._best(members, elites)[0]
         while True:
             elites = self._best(members, elites)
@@ -135,11 +135,12 @@ class Evolution:
             spread = diversity([member.genotype for member in members], self.space)
             converged = stale >= self.patience
             ranked = tuple(sorted(members, key=_rank))
-            yield Generation(number, ranked, elites[0], spread, rate, immigrants, self.evaluations, converged)
+            yield Generation(number, ranked, elites[0], spread, made_with, immigrants, self.evaluations, converged)
             if converged or number >= self.generations:
                 return
             number += 1
             children, immigrants = self._children(number, elites, ranked, rate)
+            made_with = rate
             rate = min(rate * 1.25, 3 * self.mutation_rate) if immigrants else max(rate / 1.25, self.mutation_rate)
             members = tuple(self._evaluated(child, number, origin, parents) for child, origin, parents in children)
 

@@ -187,11 +187,17 @@ class Search:
                 self.context.progress(count + number, 2 * count, f"control {number + 1} of {count}")
 
     def choose(self) -> tuple[Genotype, Genotype | None]:
-        """The best of evolution's finalists (the parents are among them) and of the control's, on further documents."""
+        """The best of evolution's finalists and of the control's, on further documents.
+
+        Both may take what evolution starts from (parents, trunk, mean): a margin over the control is then a margin that
+        the generations brought, and not what any merge has over a wild draw.
+        """
         self.final.set_reference(self.originals)
         kept = [*self.originals, self.trunk]
         champion = self._best_of([*kept, *self._finalists(self.pool)])
-        return champion, self._best_of(self._finalists(self.random)) if self.random else None
+        if not self.random:
+            return champion, None
+        return champion, self._best_of([*self.evolution.anchors, *self._finalists(self.random)])
 
     def _finalists(self, individuals: Sequence[Individual]) -> list[Genotype]:
         ranked = sorted(individuals, key=lambda one: (-one.fitness, one.genotype.digest))
