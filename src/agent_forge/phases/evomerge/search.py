@@ -193,8 +193,7 @@ class Search:
         the generations brought, and not what any merge has over a wild draw.
         """
         self.final.set_reference(self.originals)
-        kept = [*self.originals, self.trunk]
-        champion = self._best_of([*kept, *self._finalists(self.pool)])
+        champion = self._best_of([*self.evolution.anchors, *self._finalists(self.pool)])
         if not self.random:
             return champion, None
         return champion, self._best_of([*self.evolution.anchors, *self._finalists(self.random)])
