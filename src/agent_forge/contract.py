@@ -164,6 +164,22 @@ class Context(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Declaration:
+    """What a phase says of itself. It stands in the phase's package, which imports no torch, so planning is instant.
+
+    Attributes:
+        version: raised when equal inputs would give other outputs.
+        consumes: handoff name → kind; a trailing ``?`` marks an optional input.
+        produces: handoff name → kind.
+    """
+
+    name: str
+    version: int
+    consumes: Mapping[str, str]
+    produces: Mapping[str, str]
+
+
 C = TypeVar("C", contravariant=True)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agent_forge.contract import Artifact, Artifacts, Phase, digest_of
+from agent_forge.contract import Artifact, Artifacts, Declaration, digest_of
 
 
 def input_digests(inputs: Artifacts) -> dict[str, str | list[str]]:
@@ -17,7 +17,7 @@ def input_digests(inputs: Artifacts) -> dict[str, str | list[str]]:
 
 
 def fingerprint(
-    phase: Phase[Any],
+    phase: Declaration,
     config: Mapping[str, Any],
     inputs: Artifacts,
     *,

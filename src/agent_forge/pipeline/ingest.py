@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from agent_forge.contract import Artifacts, Context
+from agent_forge.contract import Artifacts, Context, Declaration
 from agent_forge.data.config import DataConfig
 
 
 class DataStep:
     """Reads, filters and splits the sources of the configuration."""
 
-    name: ClassVar[str] = "data"
-    version: ClassVar[int] = 1
-    consumes: ClassVar[Mapping[str, str]] = {}
-    produces: ClassVar[Mapping[str, str]] = {"corpus": "corpus"}
+    declaration: ClassVar[Declaration] = Declaration("data", 1, consumes={}, produces={"corpus": "corpus"})
+    name: ClassVar[str] = declaration.name
+    version: ClassVar[int] = declaration.version
+    consumes: ClassVar[Mapping[str, str]] = declaration.consumes
+    produces: ClassVar[Mapping[str, str]] = declaration.produces
 
     def run(self, config: DataConfig, inputs: Artifacts, context: Context) -> Artifacts:
         """Writes the corpus; attaches how much there is and how much was dropped."""

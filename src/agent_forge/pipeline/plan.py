@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent_forge.config import ForgeConfig
-from agent_forge.contract import Phase
+from agent_forge.contract import Declaration, Phase
 from agent_forge.errors import PlanError
-from agent_forge.phases import BUILT, ORDER, load
+from agent_forge.phases import BUILT, ORDER, declared, load
 from agent_forge.pipeline.ingest import INGEST
 
 
@@ -25,7 +25,7 @@ class Step:
         sources: input name → name of the step that gives it; optional inputs that nobody gives are absent.
     """
 
-    phase: Phase[Any]
+    phase: Declaration
     sources: Mapping[str, str]
 
     @property
@@ -64,7 +64,7 @@ class Plan:
         return True
 
 
-def connect(phases: Sequence[Phase[Any]]) -> tuple[Step, ...]:
+def connect(phases: Sequence[Declaration]) -> tuple[Step, ...]:
     """Finds for each input the newest earlier step that gives it.
 
     Raises:
@@ -92,9 +92,9 @@ def connect(phases: Sequence[Phase[Any]]) -> tuple[Step, ...]:
     return tuple(steps)
 
 
-def _suggestion(name: str, phases: Sequence[Phase[Any]]) -> str:
+def _suggestion(name: str, phases: Sequence[Declaration]) -> str:
     absent = [other for other in BUILT if other not in {phase.name for phase in phases}]
-    givers = [other for other in absent if name in load(other).produces]
+    givers = [other for other in absent if name in declared(other).produces]
     return f"; add {givers[0]} to --phases" if givers else ""
 
 
@@ -108,8 +108,8 @@ def build_plan(config: ForgeConfig) -> Plan:
         raise PlanError(f"a phase is named twice in {', '.join(config.phases)}")
     if not config.phases:
         raise PlanError("no phase is chosen; name at least one with --phases")
-    chosen = [load(name) for name in sorted(config.phases, key=ORDER.index)]
-    return Plan(connect([INGEST, *chosen]))
+    chosen = [declared(name) for name in sorted(config.phases, key=ORDER.index)]
+    return Plan(connect([INGEST.declaration, *chosen]))
 
 
 def load_step(name: str) -> Phase[Any]:

@@ -1,1 +1,10 @@
 """Phase 4: 1.58-bit weights with accuracy recovery, their packed forms and exports."""
+
+from agent_forge.contract import Declaration
+
+DECLARATION = Declaration(
+    name="bitnet",
+    version=1,
+    consumes={"model": "checkpoint", "corpus": "corpus"},
+    produces={"model": "checkpoint"},
+)

@@ -17,6 +17,7 @@ from agent_forge.data.corpora import Corpus
 from agent_forge.data.packing import Batches, pack
 from agent_forge.model.ternary import TERNARY, is_exactly_ternary
 from agent_forge.optim.precision import training_precision
+from agent_forge.phases.bitnet import DECLARATION
 from agent_forge.phases.bitnet.calibration import LayerCalibration, by_sensitivity, calibrate, in_stages
 from agent_forge.phases.bitnet.config import BitnetConfig
 from agent_forge.phases.bitnet.course import Course
@@ -36,10 +37,10 @@ from agent_forge.phases.bitnet.ternarization import (
 class Bitnet:
     """See the module."""
 
-    name: ClassVar[str] = "bitnet"
-    version: ClassVar[int] = 1
-    consumes: ClassVar[Mapping[str, str]] = {"model": "checkpoint", "corpus": "corpus"}
-    produces: ClassVar[Mapping[str, str]] = {"model": "checkpoint"}
+    name: ClassVar[str] = DECLARATION.name
+    version: ClassVar[int] = DECLARATION.version
+    consumes: ClassVar[Mapping[str, str]] = DECLARATION.consumes
+    produces: ClassVar[Mapping[str, str]] = DECLARATION.produces
 
     def run(self, config: BitnetConfig, inputs: Artifacts, context: Context) -> Artifacts:
         """Gives the ternary checkpoint."""

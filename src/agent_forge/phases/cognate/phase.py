@@ -19,6 +19,7 @@ from agent_forge.errors import Interrupted
 from agent_forge.model import CognateConfig, CognateForCausalLM
 from agent_forge.model.parameters import check_budget, count_parameters
 from agent_forge.optim.precision import training_precision
+from agent_forge.phases.cognate import DECLARATION
 from agent_forge.phases.cognate.config import CognatePhaseConfig
 from agent_forge.phases.cognate.domain_figures import domain_figures
 from agent_forge.phases.cognate.merge_preview import slerp_states
@@ -31,10 +32,10 @@ from agent_forge.phases.cognate.watch import Alarm
 class Cognate:
     """Pretrains TRM × Titans-MAG models with Muon × Grokfast."""
 
-    name: ClassVar[str] = "cognate"
-    version: ClassVar[int] = 1
-    consumes: ClassVar[Mapping[str, str]] = {"corpus": "corpus"}
-    produces: ClassVar[Mapping[str, str]] = {"specialists": "checkpoints", "trunk": "checkpoint"}
+    name: ClassVar[str] = DECLARATION.name
+    version: ClassVar[int] = DECLARATION.version
+    consumes: ClassVar[Mapping[str, str]] = DECLARATION.consumes
+    produces: ClassVar[Mapping[str, str]] = DECLARATION.produces
 
     def run(self, config: CognatePhaseConfig, inputs: Artifacts, context: Context) -> Artifacts:
         """Trains trunk and branches, saves them, and reports what they can do on the test split."""

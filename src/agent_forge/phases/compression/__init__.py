@@ -1,1 +1,10 @@
 """Phase 8: one tiny file."""
+
+from agent_forge.contract import Declaration
+
+DECLARATION = Declaration(
+    name="compression",
+    version=1,
+    consumes={"model": "checkpoint", "corpus": "corpus", "trunk": "checkpoint?"},
+    produces={"agent": "agent_file"},
+)

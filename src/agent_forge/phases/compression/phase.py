@@ -16,7 +16,7 @@ from agent_forge.contract import Artifacts, Context, one
 from agent_forge.data.corpora import Corpus
 from agent_forge.data.documents import Split
 from agent_forge.errors import Interrupted
-from agent_forge.phases.compression import forge_file
+from agent_forge.phases.compression import DECLARATION, forge_file
 from agent_forge.phases.compression.config import CompressionConfig
 from agent_forge.phases.compression.ladder import ladder
 from agent_forge.phases.compression.quality import Meter
@@ -29,10 +29,10 @@ FILE_NAME = "agent.forge"
 class Compression:
     """See the module."""
 
-    name: ClassVar[str] = "compression"
-    version: ClassVar[int] = 1
-    consumes: ClassVar[Mapping[str, str]] = {"model": "checkpoint", "corpus": "corpus", "trunk": "checkpoint?"}
-    produces: ClassVar[Mapping[str, str]] = {"agent": "agent_file"}
+    name: ClassVar[str] = DECLARATION.name
+    version: ClassVar[int] = DECLARATION.version
+    consumes: ClassVar[Mapping[str, str]] = DECLARATION.consumes
+    produces: ClassVar[Mapping[str, str]] = DECLARATION.produces
 
     def run(self, config: CompressionConfig, inputs: Artifacts, context: Context) -> Artifacts:
         """Baseline → codecs behind gates → file → read back → figures on the test split."""

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from agent_forge.contract import Artifacts, Context, digests, many, one
 from agent_forge.data.corpora import Corpus
 from agent_forge.errors import DataError
+from agent_forge.phases.evomerge import DECLARATION
 from agent_forge.phases.evomerge.candidate import ParentTensors
 from agent_forge.phases.evomerge.checkpoint_folder import CheckpointFolder
 from agent_forge.phases.evomerge.comparison import compare_on_test
@@ -26,10 +27,10 @@ from agent_forge.phases.evomerge.search import Search
 class EvomergePhase:
     """Evolutionary merging; see the module."""
 
-    name: ClassVar[str] = "evomerge"
-    version: ClassVar[int] = 1
-    consumes: ClassVar[Mapping[str, str]] = {"specialists": "checkpoints", "trunk": "checkpoint", "corpus": "corpus"}
-    produces: ClassVar[Mapping[str, str]] = {"model": "checkpoint"}
+    name: ClassVar[str] = DECLARATION.name
+    version: ClassVar[int] = DECLARATION.version
+    consumes: ClassVar[Mapping[str, str]] = DECLARATION.consumes
+    produces: ClassVar[Mapping[str, str]] = DECLARATION.produces
 
     def run(self, config: EvomergeConfig, inputs: Artifacts, context: Context) -> Artifacts:
         """Evolves, compares, reports and saves the champion.
