@@ -3,7 +3,8 @@
     python benchmarks/pretraining.py --data ../shared/data --seconds-per-contestant 300
 
 Every contestant trains in slices of about ten seconds, round robin, until it has used its seconds: what else the
-machine does hits all of them alike. Same tokenizer, same batches as a function of (seed, step), same autocast; only
+machine does hits all of them alike. With `--threads 1 --clock cpu` the seconds are those of one core, so that a busy
+machine takes nothing from anybody. Same tokenizer, same batches as a function of (seed, step), same autocast; only
 training counts as a contestant's time. The learning rate follows the share of the time that is used, so that everybody
 has decayed to zero at the end. Text that nobody trained on is scored per source; a row of JSON is kept. `name@rate`
 runs a contestant at another peak learning rate.
@@ -74,6 +75,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "cognate-unmasked": {"masked": False},
     "cognate-ns-3": {"orthogonalization_steps": 3},
 }
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 SCHEDULE: dict[str, Any] = {"kind": "wsd", "warmup_fraction": 0.03, "decay_fraction": 0.7}
 PEERS = {
     # (architecture, optimizer, peak learning rate tuned on this machine)
@@ -99,9 +101,11 @@ class Run:
     """A contestant on the track: trains for a slice at a time and keeps its own clock."""
 
     def __init__(
-        self, contestant: Contestant, *, seed: int, vocabulary: int, budget: float, precision: torch.dtype
-    ) -> None:
+        self, contestant: Contestant, *, seed: int, vocabulary: int, budget: float, precision: torch.dtype,
+        clock: Callable[[], float],
+    ) -> None:  # fmt: skip
         torch.manual_seed(seed)
+        self.clock = clock
         self.contestant, self.budget, self.precision = contestant, budget, precision
         self.model = contestant.build(vocabulary)
         self.model.train()
@@ -114,9 +118,9 @@ class Run:
         """Trains for at most ``slice_seconds``; always at least one step."""
         begun = self.seconds
         while self.seconds < self.budget and (self.seconds - begun < slice_seconds or self.seconds == begun):
-            start = time.perf_counter()
+            start = self.clock()
             self._step(batches.batch(self.step))
-            taken = time.perf_counter() - start
+            taken = self.clock() - start
             self.seconds += taken
             self.step_seconds.append(taken)
             self.step += 1
@@ -268,7 +272,7 @@ def race(arguments: argparse.Namespace, seed: int, material: tuple[Any, Any, Any
     batches = Batches(shards, MIXTURE, sequence_length=arguments.length, batch_size=arguments.batch, seed=seed)
     runs = [
         Run(contestant(name), seed=seed, vocabulary=len(tokenizer), budget=arguments.seconds_per_contestant,
-            precision=precision)
+            precision=precision, clock=CLOCKS[arguments.clock])
         for name in arguments.contestants
     ]  # fmt: skip
     while any(run.seconds < run.budget for run in runs):
@@ -323,6 +327,7 @@ def main() -> None:
     parser.add_argument("--contestants", nargs="+", default=[*PEERS, *VARIANTS])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--clock", choices=tuple(CLOCKS), default="wall", help="cpu: seconds of the process's cores")
     parser.add_argument("--vocabulary", type=int, default=4096)
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--batch", type=int, default=8, help="windows of a step")
