@@ -91,14 +91,14 @@ def _execute(config: Any, home: Path, name: str | None, as_json: bool) -> int:
     from agent_forge.storage.home import Home
 
     steps = build_plan(config)
-    source_digests(config.data)  # a missing or unknown source is said before a session begins
+    sources = source_digests(config.data)  # a missing or unknown source is said before a session begins
     place = Home.open(home)
     with contextlib.closing(place):
         with (
             open_session(place, name, config) as session,
             Watcher(as_json, [step.name for step in steps.steps]) as watcher,
         ):
-            runner = Runner(session, steps, watcher.emit)
+            runner = Runner(session, steps, watcher.emit, sources=sources)
             before = signal.signal(signal.SIGINT, lambda *_: runner.request_stop())
             try:
                 outcome = runner.run()
