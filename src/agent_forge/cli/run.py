@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +21,7 @@ from agent_forge.cli.options import (
     phase_names,
     print_json,
 )
+from agent_forge.errors import ForgeError
 
 if TYPE_CHECKING:
     from agent_forge.config import ForgeConfig
@@ -102,7 +102,8 @@ def _execute(config: ForgeConfig, home: Path, name: str | None, as_json: bool) -
     steps = build_plan(config)
     sources = source_digests(config.data)  # a missing or unknown source is said before a session begins
     place = Home.open(home)
-    with contextlib.closing(place):
+    refused = False
+    try:
         with (
             open_session(place, name, config) as session,
             Watcher(as_json, [step.name for step in steps.steps]) as watcher,
@@ -114,4 +115,10 @@ def _execute(config: ForgeConfig, home: Path, name: str | None, as_json: bool) -
             finally:
                 signal.signal(signal.SIGINT, before)
         show_outcome(outcome, place, as_json)
+    except ForgeError as error:
+        refused = error.exit_code == 2
+        raise
+    finally:
+        # What was refused leaves no home that it alone had made.
+        place.close_unused() if refused else place.close()
     return 0 if outcome.passed else 3

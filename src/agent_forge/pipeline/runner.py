@@ -103,9 +103,7 @@ class Runner:
         sources: what `source_digests` gave for the session's configuration, so that no file is read twice.
     """
 
-    def __init__(
-        self, session: Session, plan: Plan, emit: Callable[[Event], None], *, sources: Sequence[str]
-    ) -> None:
+    def __init__(self, session: Session, plan: Plan, emit: Callable[[Event], None], *, sources: Sequence[str]) -> None:
         self.session, self.plan, self.emit, self._sources = session, plan, emit, tuple(sources)
         self.config: ForgeConfig = session.config
         self.device = choose_device(self.config.device)
