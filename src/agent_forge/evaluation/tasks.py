@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from agent_forge.data.documents import Task
 from agent_forge.data.tokenizer import encode_texts, has_marks, mark_ids, start_ids
 from agent_forge.evaluation.bits_per_byte import window_nats
+from agent_forge.model.batch_generation import generate_batch
 
 _ANSWER = re.compile(r"the answer is[:\s]+(.*)", re.IGNORECASE)
 _COMMA = re.compile(r"(?<=\d),(?=\d{3})")
@@ -125,36 +126,9 @@ def write(
     batch_tokens: int = 8192,
 ) -> list[str]:
     """Greedy continuations, prompts of like length together, padded on the left."""
-    answers = [""] * len(prompts)
-    order = sorted(range(len(prompts)), key=lambda n: (-len(prompts[n]), n))
-    pad = next((t for t in (tokenizer.pad_token_id, tokenizer.eos_token_id) if t is not None), 0)
-    device = next(model.parameters()).device
-    settings = GenerationConfig(
-        max_new_tokens=max_tokens,
-        do_sample=False,
-        use_cache=True,
-        pad_token_id=pad,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    at = 0
-    while at < len(order):
-        longest = len(prompts[order[at]])
-        rows = order[at : at + max(1, batch_tokens // (longest + max_tokens))]
-        at += len(rows)
-        ids = torch.full((len(rows), longest), pad)
-        mask = torch.zeros(len(rows), longest, dtype=torch.long)
-        for place, n in enumerate(rows):
-            ids[place, longest - len(prompts[n]) :] = torch.tensor(prompts[n])
-            mask[place, longest - len(prompts[n]) :] = 1
-        said = model.generate(ids.to(device), attention_mask=mask.to(device), generation_config=settings)  # type: ignore[operator]
-        for n, row in zip(rows, said[:, longest:].tolist(), strict=True):
-            text = str(tokenizer.decode(_until(row, tokenizer.eos_token_id), skip_special_tokens=True))
-            answers[n] = text if has_marks(tokenizer) else text.split("\n\n")[0]
-    return answers
-
-
-def _until(ids: list[int], stop: int | None) -> list[int]:
-    return ids[: ids.index(stop)] if stop in ids else ids
+    said = generate_batch(model, tokenizer, prompts, max_tokens, batch_tokens=batch_tokens)
+    texts = [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in said]
+    return texts if has_marks(tokenizer) else [text.split("\n\n")[0] for text in texts]
 
 
 def _choose(
