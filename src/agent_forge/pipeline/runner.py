@@ -28,7 +28,6 @@ from agent_forge.errors import (
 from agent_forge.pipeline.environment import choose_device, cores
 from agent_forge.pipeline.fingerprint import fingerprint
 from agent_forge.pipeline.gates import GateResult, evaluate
-from agent_forge.pipeline.ingest import source_digests
 from agent_forge.pipeline.plan import Plan, Step
 from agent_forge.pipeline.session import Session
 from agent_forge.pipeline.worker import MEMORY_EXIT, Child, WorkOrder, artifacts_from_json, artifacts_to_json
@@ -99,11 +98,13 @@ class Runner:
 
     Args:
         session: an open session; its lock is held by the caller.
+        plan: of the session's configuration.
         emit: receives every event; must be quick.
+        sources: what `source_digests` gave for the session's configuration, so that no file is read twice.
     """
 
-    def __init__(self, session: Session, plan: Plan, emit: Callable[[Event], None]) -> None:
-        self.session, self.plan, self.emit = session, plan, emit
+    def __init__(self, session: Session, plan: Plan, emit: Callable[[Event], None], *, sources: Sequence[str]) -> None:
+        self.session, self.plan, self.emit, self._sources = session, plan, emit, tuple(sources)
         self.config: ForgeConfig = session.config
         self.device = choose_device(self.config.device)
         self._child: Child | None = None
@@ -170,7 +171,7 @@ class Runner:
         if self._stops:  # asked for between two phases, or in one that never looks
             raise Interrupted(self._resume_sentence())
         config = self.config.part(step.name).model_dump(mode="json")
-        extra = source_digests(self.config.data) if step.name == "data" else ()
+        extra = self._sources if step.name == "data" else ()
         key = fingerprint(step.phase, config, inputs, seed=self.config.seed, device=self.device, extra=extra)
         result = self._reuse(step, inputs, key)
         status = "reused" if result else "done"
