@@ -80,13 +80,13 @@ def spoken(
         seen: gets every token.
     """
     opening, closing = map(tokenizer.convert_tokens_to_ids, (THINK, END_THINK))
-    opening, closing = (None, None) if opening == closing else (opening, closing)  # both unknown
+    marks = () if opening == closing else (opening, closing)  # equal: both unknown
     part: list[int] = []
     inside, shown = False, ""
     for token in tokens:
         if seen is not None:
             seen.append(token)
-        if token in (opening, closing):
+        if token in marks:
             if inside:
                 yield "thought", str(tokenizer.decode(part, skip_special_tokens=True))
             inside, part, shown = token == opening, [], ""
