@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from agent_forge.agent.calculator import MAX_CHARACTERS, calculate
 from agent_forge.agent.clock import hours_later
 from agent_forge.agent.knowledge import Knowledge
+from agent_forge.agent.python_tool import python_tool
 from agent_forge.agent.schema import object_schema
 from agent_forge.agent.toolbox import Audit, Run, Tool, Toolbox
 from agent_forge.data.synthetic_world.tools import TOOLS
@@ -47,11 +48,16 @@ def _search(settings: Settings, knowledge: Knowledge | None, folder: Path | None
     return run, "" if knowledge is not None else _NO_INDEX, {}
 
 
+def _python(settings: Settings, knowledge: Knowledge | None, folder: Path | None) -> Made:
+    return python_tool(settings["cpu_seconds"], settings["memory_mib"])
+
+
 KINDS: dict[str, tuple[Callable[[Settings, Knowledge | None, Path | None], Made], dict[str, Any]]] = {
     "calculator": (_calculator, {}),
     "clock": (_clock, {}),
     "lookup": (_lookup, {}),
     "search": (_search, {"limit": 3, "within": None, "nothing": "nobody"}),
+    "python": (_python, {"cpu_seconds": 2, "memory_mib": 256}),
 }
 """Kind → (what makes it, its settings with their defaults)."""
 
@@ -112,6 +118,7 @@ def world_toolbox(knowledge: Knowledge, audit: Audit | None = None) -> Toolbox:
 _ARGUMENTS = {
     "calculator": {"expression": "string"},
     "clock": {"hour": "integer", "later": "integer"},
+    "python": {"code": "string"},
     "lookup": ("string", "string"),
     "search": ("string", "string"),
 }

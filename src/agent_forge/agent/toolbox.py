@@ -254,6 +254,8 @@ def _rows(manifest: str | bytes, where: str) -> list[dict[str, Any]]:
 
 
 def _cut(text: str) -> str:
+    """What can be shown: no control characters (a terminal would obey them), no endless text."""
+    text = "".join(each for each in text if each.isprintable() or each in "\n\t")
     if len(text) <= MAX_RESULT_CHARACTERS:
         return text
     return f"{text[:MAX_RESULT_CHARACTERS]}… ({len(text)} characters)"
