@@ -62,9 +62,7 @@ def main() -> None:
 @torch.no_grad()
 def once(model: torch.nn.Module, ids: torch.Tensor, way: str, length: int, talk: int):
     """Likeliest thoughts of every position, and the pass over them."""
-    sample, along = (
-        (sample_thoughts, think_along) if way == "parallel" else (sample_place_by_place, place_by_place)
-    )
+    sample, along = (sample_thoughts, think_along) if way == "parallel" else (sample_place_by_place, place_by_place)
     thoughts = sample(model, ids, MARKS, length=length, temperature=0)
     return along(model, ids, thoughts, MARKS, talk=talk)
 

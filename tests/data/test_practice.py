@@ -5,7 +5,11 @@ from itertools import islice
 
 import pytest
 
-from agent_forge.data.practice import STRATEGIES, worked_thought, worked_thoughts
+from agent_forge.data.documents import Document
+from agent_forge.data.packing import pack
+from agent_forge.data.practice import DOMAIN, STRATEGIES, worked_thought, worked_thoughts
+from agent_forge.data.thought_habit import with_habit
+from agent_forge.data.tokenizer import add_thoughts, thought_ids, train_tokenizer
 
 
 def parts(item):
@@ -91,3 +95,15 @@ def test_what_cannot_be_is_refused():
         worked_thought(0, 0, 1, ["guess"])
     with pytest.raises(ValueError, match="level 11"):
         worked_thought(0, 0, 11)
+
+
+def test_later_phases_go_on_practising_and_only_with_models_that_think():
+    tokenizer = train_tokenizer(["start with 3, add 4. what is left?"] * 4, 300)
+    shards, mixture = {"stories": pack([Document("a story")], tokenizer)}, {"stories": 9.0}
+    practice = {"seed": 0, "levels": [1], "strategies": ["decompose"]}
+    assert with_habit(shards, mixture, tokenizer, practice) == (shards, mixture)
+    add_thoughts(tokenizer)
+    assert with_habit(shards, mixture, tokenizer, None) == (shards, mixture)
+    found, weights = with_habit(shards, mixture, tokenizer, practice, fraction=0.1, items=20)
+    assert weights == {"stories": 9.0, DOMAIN: pytest.approx(1.0)}
+    assert (found[DOMAIN].tokens == thought_ids(tokenizer)[0]).sum() == 20

@@ -61,17 +61,23 @@ def generate_batch(
         longest = len(prompts[order[at]])
         rows = order[at : at + max(1, batch_tokens // (longest + max_tokens))]
         at += len(rows)
-        ids = torch.full((len(rows), longest), pad)
-        mask = torch.zeros(len(rows), longest, dtype=torch.long)
-        for place, n in enumerate(rows):
-            ids[place, longest - len(prompts[n]) :] = torch.tensor(prompts[n])
-            mask[place, longest - len(prompts[n]) :] = 1
+        ids, mask = _padded([prompts[n] for n in rows], longest, pad)
         found = model.generate(  # type: ignore[operator]
             ids.to(device), attention_mask=mask.to(device), generation_config=settings, logits_processor=rules
         )
         for n, row in zip(rows, found[:, longest:].tolist(), strict=True):
             said[n] = [*given, *_until(row, stop)]
     return said
+
+
+def _padded(prompts: Sequence[Sequence[int]], length: int, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens and mask [B, length], prompts at the right end."""
+    ids = torch.full((len(prompts), length), pad)
+    mask = torch.zeros(len(prompts), length, dtype=torch.long)
+    for place, prompt in enumerate(prompts):
+        ids[place, length - len(prompt) :] = torch.tensor(prompt)
+        mask[place, length - len(prompt) :] = 1
+    return ids, mask
 
 
 def _until(ids: list[int], stop: Collection[int]) -> list[int]:

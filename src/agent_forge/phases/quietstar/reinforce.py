@@ -94,16 +94,14 @@ def quiet_loss(
     Args:
         found: of a batch whose rows come in runs of ``samples`` equal texts with different thoughts.
         head: mixing head.
-        wanted: [B, K, M] of `targets`.
-        places: [K].
+        wanted: [B, K, M] of `targets`, at ``places`` [K].
         samples: thoughts of each position, ≥ 2 (the baseline is their mean).
-        policy_weight: a.
-        divergence_weight: b.
+        policy_weight, divergence_weight: a and b.
         before: [B, T, V] logits of the frozen model on the text; None = no KL.
         real: bool [B, T], where KL counts; None = everywhere.
 
     Raises:
-        ValueError: fewer than 2 samples, or a batch that they do not divide.
+        ValueError: fewer than 2 samples, a batch that they do not divide, or nothing to predict.
     """
     rows = wanted.shape[0]
     if samples < 2 or rows % samples:
@@ -119,19 +117,12 @@ def quiet_loss(
     weight = head(base_hidden, found.talk_hidden)
     likely = _log_likelihood(mixed(base_logits, found.talk_logits, weight), wanted)
     nats = -(likely * known).sum() / known.sum()
-    # 3. reward and its baseline: the other thoughts of the same position
-    reward = (likely.detach() * known).sum(2)
-    baseline = reward.unflatten(0, (-1, samples)).mean(1, keepdim=True).expand(-1, samples, -1).flatten(0, 1)
-    advantage = (reward - baseline).clamp(min=0)
+    # 3. what was thought better than the other thoughts of the position
+    advantage = _advantage((likely.detach() * known).sum(2), samples)
     counted = known.any(2)
     policy = -(advantage * found.log_probs.mean(2) * counted).sum() / counted.sum()
     # 4. the leash
-    divergence = nats.new_zeros(())
-    if before is not None:
-        kl = F.kl_div(
-            found.base_logits.float().log_softmax(-1), before.float().log_softmax(-1), reduction="none", log_target=True
-        ).sum(-1)
-        divergence = kl.mean() if real is None else (kl * real).sum() / real.sum().clamp(min=1)
+    divergence = nats.new_zeros(()) if before is None else _divergence(found.base_logits, before, real)
     loss = nats + policy_weight * policy + divergence_weight * divergence
     with torch.no_grad():
         plain = _log_likelihood(base_logits.float(), wanted)
@@ -145,6 +136,19 @@ def quiet_loss(
         entropy=float(-(found.log_probs.detach().mean(2) * counted).sum() / counted.sum()),
         weight=float((weight.detach()[..., 0] * known).sum() / known.sum()),
     )
+
+
+def _advantage(reward: Tensor, samples: int) -> Tensor:
+    """Reward [B, K] less the mean over the thoughts of the same position, at least 0."""
+    baseline = reward.unflatten(0, (-1, samples)).mean(1, keepdim=True).expand(-1, samples, -1).flatten(0, 1)
+    return (reward - baseline).clamp(min=0)
+
+
+def _divergence(now: Tensor, before: Tensor, real: Tensor | None) -> Tensor:
+    """KL(before ‖ now), nats per token that counts."""
+    now, before = now.float().log_softmax(-1), before.float().log_softmax(-1)
+    kl = F.kl_div(now, before, reduction="none", log_target=True).sum(-1)
+    return kl.mean() if real is None else (kl * real).sum() / real.sum().clamp(min=1)
 
 
 def _log_likelihood(logits: Tensor, wanted: Tensor) -> Tensor:
