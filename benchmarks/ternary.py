@@ -23,11 +23,11 @@ import torch
 from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from agent_forge.model.packed_file import round_for_packing, write_packed
 from agent_forge.model.ternary import PER_TENSOR, Layout, TernaryLinear
+from agent_forge.model.ternary_selection import Selection, select
 from agent_forge.phases.bitnet.int8_prefill import use_int8
 from agent_forge.phases.bitnet.pack_gguf import BLOCK_BYTES
-from agent_forge.phases.bitnet.packed_file import round_for_packing, write_packed
-from agent_forge.phases.bitnet.selection import Selection, select
 
 
 class _Marks:

@@ -12,11 +12,11 @@ from agent_forge.errors import PhaseFailed
 from agent_forge.model import CognateConfig, CognateForCausalLM
 from agent_forge.model.checkpoint import load_model, save_model
 from agent_forge.model.ternary import Layout, TernaryLinear, dequantize, quantize
+from agent_forge.model.ternary_selection import select, special_rows
 from agent_forge.optim.muon_grokfast import MuonGrokfast, matrix_names
+from agent_forge.optim.ternary_training import gradient_share
 from agent_forge.phases import load
 from agent_forge.phases.bitnet.config import BitnetConfig
-from agent_forge.phases.bitnet.recovery import gradient_share
-from agent_forge.phases.bitnet.selection import select, special_rows
 from agent_forge.pipeline.memory_context import MemoryContext
 
 
@@ -160,7 +160,7 @@ def test_risk_002_special_rows_survive_even_when_embeddings_train(folders, tmp_p
 
 
 def test_risk_002_a_moved_row_is_seen(folders):
-    from agent_forge.phases.bitnet.ternarization import changed_special_rows
+    from agent_forge.model.ternary_checkpoint import changed_special_rows
 
     model, tokenizer = load_model(folders / "model")
     selection = select(model, tokenizer)

@@ -4,8 +4,8 @@ import torch
 from agent_forge.errors import ConfigError
 from agent_forge.model.checkpoint import load_model, save_model
 from agent_forge.model.ternary import is_exactly_ternary, ternary_linears
+from agent_forge.model.ternary_checkpoint import load_packed
 from agent_forge.phases.bitnet.alone import quantize_folder
-from agent_forge.phases.bitnet.ternarization import load_packed
 
 SHORT = {"sequence_length": 24, "batch_size": 8, "calibration_samples": 16, "precision": "fp32"}
 

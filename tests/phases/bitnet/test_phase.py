@@ -14,10 +14,10 @@ from agent_forge.errors import Interrupted
 from agent_forge.model import CognateConfig, CognateForCausalLM
 from agent_forge.model.checkpoint import load_model, save_model
 from agent_forge.model.ternary import is_exactly_ternary, ternary_linears
+from agent_forge.model.ternary_checkpoint import load_packed
 from agent_forge.optim.muon_grokfast import MuonGrokfast, matrix_names
 from agent_forge.phases import load
 from agent_forge.phases.bitnet.config import BitnetConfig
-from agent_forge.phases.bitnet.ternarization import load_packed
 from agent_forge.pipeline.memory_context import MemoryContext
 
 CONFIG = BitnetConfig(

@@ -6,10 +6,11 @@ import torch
 from agent_forge.data.documents import Document
 from agent_forge.data.packing import Batches, pack
 from agent_forge.model import ternary
+from agent_forge.model.forward import accepted
 from agent_forge.model.ternary import TERNARY, Layout
+from agent_forge.model.ternary_selection import select, special_rows
 from agent_forge.phases.bitnet.calibration import calibrate
-from agent_forge.phases.bitnet.recovery import Recovery, accepted, distillation_loss, warm_up
-from agent_forge.phases.bitnet.selection import select, special_rows
+from agent_forge.phases.bitnet.recovery import Recovery, distillation_loss, warm_up
 from agent_forge.phases.bitnet.ternarization import make_student, set_levels
 
 

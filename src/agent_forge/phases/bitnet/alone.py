@@ -21,14 +21,16 @@ from agent_forge.data.documents import Document
 from agent_forge.data.packing import Batches, pack
 from agent_forge.errors import ConfigError
 from agent_forge.model.checkpoint import load_model
+from agent_forge.model.forward import accepted
 from agent_forge.model.ternary import TERNARY
+from agent_forge.model.ternary_checkpoint import save_ternary
+from agent_forge.model.ternary_selection import Selection, select
 from agent_forge.optim import schedules
 from agent_forge.optim.precision import training_precision
 from agent_forge.phases.bitnet.calibration import LayerCalibration, calibrate
 from agent_forge.phases.bitnet.config import BitnetConfig
-from agent_forge.phases.bitnet.recovery import Recovery, accepted, warm_up
-from agent_forge.phases.bitnet.selection import Selection, select
-from agent_forge.phases.bitnet.ternarization import finish, make_student, save_ternary, set_levels
+from agent_forge.phases.bitnet.recovery import Recovery, warm_up
+from agent_forge.phases.bitnet.ternarization import finish, make_student, set_levels
 
 
 def quantize_folder(

@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from agent_forge.contract import Context
@@ -145,9 +144,7 @@ class Course:
 
     def _keep(self, progress: Progress) -> None:
         self._levels = dict(progress.levels or {})
-        with torch.no_grad():
-            weights = {name: p.detach().clone() for name, p in self.recovery.student.named_parameters()}
-        self._kept = {"weights": weights, "optimizer": _copied(self.recovery.optimizer.state_dict())}
+        self._kept = self.recovery.training.state()
         position = {
             "stage": progress.stage,
             "number": progress.number,
@@ -160,11 +157,7 @@ class Course:
     def _undo(self) -> None:
         if not self._kept:
             raise PhaseFailed("bitnet", self.step, "there is no state to go back to")
-        parameters = dict(self.recovery.student.named_parameters())
-        with torch.no_grad():
-            for name, value in self._kept["weights"].items():
-                parameters[name].copy_(value)
-        self.recovery.optimizer.load_state_dict(_copied(self._kept["optimizer"]))
+        self.recovery.training.load_state(self._kept)
 
     def _resume(self) -> Progress:
         found = self.context.restore()
@@ -178,10 +171,3 @@ class Course:
         self._recovered, self.attempts = int(position["recovered"]), list(position["attempts"])
         self._levels = {name: int(level) for name, level in position["levels"].items()}
         return Progress(int(position["stage"]), int(position["number"]), dict(self._levels))
-
-
-def _copied(value: Any) -> Any:
-    """A deep copy of nested mappings whose tensors own their memory."""
-    if isinstance(value, Tensor):
-        return value.detach().clone()
-    return {key: _copied(entry) for key, entry in value.items()} if isinstance(value, Mapping) else value

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from agent_forge.errors import ConfigError, HandoffError
 from agent_forge.model.checkpoint import WEIGHTS
+from agent_forge.model.packed_file import PACKED
 from agent_forge.model.ternary import PER_TENSOR, SIDECAR, TERNARY, Layout, codes_of, read_sidecar
 from agent_forge.phases.bitnet.export_gguf import export_gguf
 from agent_forge.phases.bitnet.pack_transformers import (
@@ -27,7 +28,6 @@ from agent_forge.phases.bitnet.pack_transformers import (
     unpack_transformers,
     weight_scale,
 )
-from agent_forge.phases.bitnet.packed_file import PACKED
 
 TARGETS = ("hf", "hf-bitnet", "gguf")
 _OURS = "cognate"

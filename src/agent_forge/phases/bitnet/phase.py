@@ -15,7 +15,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from agent_forge.contract import Artifacts, Context, one
 from agent_forge.data.corpora import Corpus
 from agent_forge.data.packing import Batches, pack
+from agent_forge.model.forward import accepted
 from agent_forge.model.ternary import TERNARY, is_exactly_ternary
+from agent_forge.model.ternary_checkpoint import changed_special_rows, load_packed, save_ternary
+from agent_forge.model.ternary_selection import Selection, select, special_rows
 from agent_forge.optim.precision import training_precision
 from agent_forge.phases.bitnet import DECLARATION
 from agent_forge.phases.bitnet.calibration import LayerCalibration, by_sensitivity, calibrate, in_stages
@@ -23,15 +26,8 @@ from agent_forge.phases.bitnet.config import BitnetConfig
 from agent_forge.phases.bitnet.course import Course
 from agent_forge.phases.bitnet.gradual import RUNG_NAMES
 from agent_forge.phases.bitnet.measurement import bits_on_test_split, measure, report_page, validation
-from agent_forge.phases.bitnet.recovery import Recovery, accepted
-from agent_forge.phases.bitnet.selection import Selection, select, special_rows
-from agent_forge.phases.bitnet.ternarization import (
-    changed_special_rows,
-    finish,
-    load_packed,
-    make_student,
-    save_ternary,
-)
+from agent_forge.phases.bitnet.recovery import Recovery
+from agent_forge.phases.bitnet.ternarization import finish, make_student
 
 
 class Bitnet:

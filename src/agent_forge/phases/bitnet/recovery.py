@@ -18,17 +18,14 @@ What we do differently:
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from agent_forge.model.ternary import ternary_linears
-from agent_forge.optim.muon_grokfast import MuonGrokfast
+from agent_forge.model.forward import logits_and_hidden
+from agent_forge.optim.ternary_training import TernaryTraining
 
 _RELATION_TEMPERATURE = 0.1
 _MAX_RELATED = 512
@@ -68,18 +65,15 @@ class Recovery:
     ) -> None:
         self.student, self.teacher = student, teacher
         self.weights, self.temperature, self.autocast = weights, temperature, autocast
-        self.protected = dict(protected or {})
-        parameters = dict(student.named_parameters())
-        for name, parameter in parameters.items():
-            parameter.requires_grad_(name not in frozen)
-        self.optimizer = MuonGrokfast(
-            parameters.items(),
-            set(matrices),
-            lr=learning_rate,
-            adamw_lr=adamw_learning_rate,
+        self.training = TernaryTraining(
+            student,
+            matrices=matrices,
+            frozen=frozen,
+            protected=protected,
+            learning_rate=learning_rate,
+            adamw_learning_rate=adamw_learning_rate,
             weight_decay=weight_decay,
         )
-        self._tables = {name: parameters[name] for name in self.protected}
 
     def step(
         self, batch: Mapping[str, Tensor], *, rate: float, blends: Mapping[str, float], watch: bool = False
@@ -95,25 +89,18 @@ class Recovery:
         Returns:
             Figures of this step.
         """
-        for name, layer in ternary_linears(self.student).items():
-            layer.blend = blends.get(name, 1.0)
-        self.optimizer.set_rate(rate)
+        self.training.blend(blends)
         loss, parts = self.loss(batch)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        figures = self.training.update(loss, rate=rate, watch=watch)
         if watch:
-            parts["bitnet/gradient_share"] = gradient_share(self.student)
-        self.optimizer.step()
-        with torch.no_grad():
-            for name, (rows, values) in self.protected.items():
-                self._tables[name][list(rows)] = values
+            parts["bitnet/gradient_share"] = figures["gradient_share"]
         return parts
 
     def loss(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
         """The loss of a batch and its parts as numbers."""
         with torch.no_grad():
-            expected, expected_hidden = self._forward(self.teacher, batch)
-        logits, hidden = self._forward(self.student, batch)
+            expected, expected_hidden = logits_and_hidden(self.teacher, batch, self.autocast)
+        logits, hidden = logits_and_hidden(self.student, batch, self.autocast)
         labels = batch["labels"][:, 1:]
         valid = labels != -100
         return distillation_loss(
@@ -125,21 +112,6 @@ class Recovery:
             weights=self.weights,
             temperature=self.temperature,
         )
-
-    def _forward(self, model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Logits and what the head read."""
-        seen: list[Tensor] = []
-        head = model.get_output_embeddings()  # type: ignore[operator]
-        handle = head.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
-        scope = nullcontext() if self.autocast == torch.float32 else torch.autocast("cpu", self.autocast)
-        if batch["input_ids"].device.type != "cpu" and self.autocast != torch.float32:
-            scope = torch.autocast(batch["input_ids"].device.type, self.autocast)
-        try:
-            with scope:
-                logits = model(**accepted(model, batch), use_cache=False).logits
-        finally:
-            handle.remove()
-        return logits.float(), seen[0].float()
 
 
 def distillation_loss(
@@ -186,20 +158,6 @@ def distillation_loss(
 def warm_up(step: int, num_steps: int) -> float:
     """λ of a ramp of ``num_steps``: rises linearly from just above 0 and is 1 from its last step on."""
     return 1.0 if num_steps <= 0 else min(1.0, (step + 1) / num_steps)
-
-
-def gradient_share(model: nn.Module) -> float:
-    """Share of latent weights whose gradient is not zero (premortem RISK-004); 1 without ternary layers."""
-    gradients = [layer.weight.grad for layer in ternary_linears(model).values()]
-    total = sum(layer.weight.numel() for layer in ternary_linears(model).values())
-    alive = sum(int(torch.count_nonzero(gradient)) for gradient in gradients if gradient is not None)
-    return alive / total if total else 1.0
-
-
-def accepted(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What of a batch ``model`` takes, without labels: foreign architectures know no ``document_ids``."""
-    known = inspect.signature(model.forward).parameters
-    return {name: value for name, value in batch.items() if name in known and name != "labels"}
 
 
 def _relations(hidden: Tensor) -> Tensor:

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from agent_forge.phases.bitnet.selection import select, special_rows
+from agent_forge.model.ternary_selection import select, special_rows
 
 
 @pytest.mark.parametrize("tied", [True, False])

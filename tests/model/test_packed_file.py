@@ -6,9 +6,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from agent_forge.errors import ArtifactCorrupt
+from agent_forge.model.packed_file import read_packed, round_for_packing, write_packed
 from agent_forge.model.ternary import FOUR_BITS, PER_ROW, PER_TENSOR, TERNARY, TWO_BITS, Layout, TernaryLinear
-from agent_forge.phases.bitnet.packed_file import read_packed, round_for_packing, write_packed
-from agent_forge.phases.bitnet.selection import select, special_rows
+from agent_forge.model.ternary_selection import select, special_rows
 
 
 def _quantized(model, tokenizer, embedding_bits=8):

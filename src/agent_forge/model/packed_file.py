@@ -30,6 +30,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from agent_forge.errors import ArtifactCorrupt
+from agent_forge.model.pack_base3 import pack_base3, pack_bits, unpack_base3, unpack_bits
 from agent_forge.model.ternary import (
     EIGHT_BITS,
     FOUR_BITS,
@@ -42,7 +43,6 @@ from agent_forge.model.ternary import (
     quantize,
     ternary_linears,
 )
-from agent_forge.phases.bitnet.pack_base3 import pack_base3, pack_bits, unpack_base3, unpack_bits
 
 PACKED = "packed.safetensors"
 _ROWS = Layout(PER_ROW, EIGHT_BITS)

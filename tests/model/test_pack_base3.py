@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_forge.phases.bitnet.pack_base3 import pack_base3, pack_bits, unpack_base3, unpack_bits
+from agent_forge.model.pack_base3 import pack_base3, pack_bits, unpack_base3, unpack_bits
 
 
 def _codes(seed, shape, lowest, highest):
