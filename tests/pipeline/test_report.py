@@ -164,6 +164,12 @@ def test_attachments_of_several_phases_are_joined(filled_home):
     assert attachments(filled_home, "broken") == {}
 
 
+def test_the_agent_is_shown_with_its_dialogues_and_verdicts(text):
+    assert "Persona: You are Salt" in text
+    assert "no question asked for it" in text
+    assert "calculator(2 + 3)" in text
+
+
 def test_a_report_replaces_an_older_one_and_leaves_nothing_beside_it(filled_home, tmp_path):
     target = tmp_path / "deep" / "demo.html"
     target.parent.mkdir()

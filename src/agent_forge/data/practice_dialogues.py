@@ -18,6 +18,7 @@ from agent_forge.data.synthetic_world.words import NAMES, TRADES, Item, stream
 
 _TOOLS_LINE = "\nTools: "
 _PERSONA = re.compile(r'You begin every answer with "(.+?)" and end it with "(.+?)"')
+_MISSES = 3000
 _OPENINGS = (
     "Aye", "Well", "Indeed", "Ha", "Oh", "Hello", "Listen", "Look", "Friend", "Dear friend", "My dear", "Good day",
     "Let me see", "Hear me", "Of course", "Yes", "Ah", "Behold", "Mind you", "Trust me", "Ho", "Now", "So", "Gladly",
@@ -72,9 +73,7 @@ class Persona:
 def persona(rng: random.Random) -> Persona:
     """A persona made up of random words."""
     opening, closing = rng.choice(_OPENINGS), rng.choice(_CLOSINGS)
-    return Persona(
-        rng.choice(NAMES)[0], rng.choice(TRADES), opening + rng.choice("!,:."), closing + rng.choice(".!")
-    )
+    return Persona(rng.choice(NAMES)[0], rng.choice(TRADES), opening + rng.choice("!,:."), closing + rng.choice(".!"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +125,17 @@ def exchanges(
         levels: of difficulty, in turn.
         split: which of them.
         world: seed of the people; None = people of a new world in every question.
-        tools: questions that need any other tool are left out.
+        tools: questions that need any other tool are left out; without tools the levels are 2 and above.
+
+    Raises:
+        ValueError: these levels hold no such question.
     """
-    number = 0
+    if not tools:
+        levels = [max(2, level) for level in levels]
+    number = found_at = 0
     while True:
+        if number - found_at > _MISSES:
+            raise ValueError(f"levels {list(levels)} have no question of the {split} split for the tools {list(tools)}")
         people = stream("world", seed, number).getrandbits(40) if world is None else world
         item = tool_question(people, seed * 1_000_003 + number, levels[number % len(levels)])
         number += 1
@@ -137,6 +143,7 @@ def exchanges(
             continue
         found = Exchange.of(item)
         if all(call.partition("(")[0] in tools for call, _ in found.steps):
+            found_at = number
             yield found
 
 
@@ -189,15 +196,15 @@ def practice(
         split: of the questions.
     """
     source = exchanges(seed, levels, split, tools=tools)
-    idle = exchanges(seed + 1, [max(2, level) for level in levels], split, tools=())
+    idle = exchanges(seed + 1, levels, split, tools=())
     number = 0
     while True:
         rng = stream("practice", seed, number)
         with_tools, with_persona = number % 4 < 2, number % 4 in (0, 2)
         number += 1
         who = persona(rng)
-        if not_persona and (who.opening[:-1] in not_persona.opening or who.closing[:-1] in not_persona.closing):
-            who = Persona(who.name, who.trade, "Aye,", "Be well.")
+        while not_persona and (who.opening[:-1] in not_persona.opening or who.closing[:-1] in not_persona.closing):
+            who = persona(rng)
         count = rng.choice((1, 1, 2, 3)) if with_tools else rng.choice((1, 2, 4, 6))
         asked = [next(source if with_tools else idle) for _ in range(count)]
         line = tools_line(rng, tools) if with_tools and tools else ""

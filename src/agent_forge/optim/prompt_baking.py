@@ -85,9 +85,7 @@ def align(prompted: Encoded, plain: Encoded) -> Pair:
     Raises:
         ValueError: the own tokens differ in number or in kind, or there are none.
     """
-    places = [
-        tuple(at for at, given in enumerate(side.prompted) if not given and at > 0) for side in (prompted, plain)
-    ]
+    places = [tuple(at for at, given in enumerate(side.prompted) if not given and at > 0) for side in (prompted, plain)]
     said = [[side.ids[at] for at in found] for side, found in zip((prompted, plain), places, strict=True)]
     if said[0] != said[1]:
         wrong = next((n for n, (a, b) in enumerate(zip(*said, strict=False)) if a != b), min(map(len, said)))
