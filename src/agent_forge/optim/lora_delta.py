@@ -15,13 +15,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    from peft.tuners.lora import LoraLayer
 
 _NAME = "baking"
 
@@ -51,21 +48,21 @@ def attach(
     if layers(model):
         raise ValueError("the model has an adapter already; take it off first")
     wanted = [name.removesuffix(".weight") for name in names]
-    scale = float(rank if alpha is None else alpha)
+    scale: Any = rank if alpha is None else alpha
     config = LoraConfig(r=rank, lora_alpha=scale, lora_dropout=0.0, target_modules=wanted, bias="none")
     inject_adapter_in_model(config, model, adapter_name=_NAME)
     for layer in layers(model).values():
-        first = layer.lora_A[_NAME].weight
+        first, second = layer.lora_A[_NAME].weight, layer.lora_B[_NAME].weight
         bound = 1 / math.sqrt(first.shape[1])
         drawn = torch.rand(first.shape, generator=generator) * 2 * bound - bound
         with torch.no_grad():
             first.copy_(drawn.to(first))
-            layer.lora_B[_NAME].weight.zero_()
+            second.zero_()
     return [name for name, _ in model.named_parameters() if f".{_NAME}." in name]
 
 
-def layers(model: nn.Module) -> dict[str, LoraLayer]:
-    """Layers with an adapter by path."""
+def layers(model: nn.Module) -> dict[str, Any]:
+    """Layers with an adapter (`peft.tuners.lora.LoraLayer`) by path."""
     if not hasattr(model, "peft_config"):
         return {}  # without an adapter nobody waits for the import
     from peft.tuners.lora import LoraLayer

@@ -23,7 +23,7 @@ TINY = BakingConfig(
     persona=PERSONA, levels=(1, 2), tools=("calculator", "clock"), practice_steps=3, practice_batch=2,
     sequence_length=96, iterations=2, tools_steps=2, persona_steps=2, trajectories=2, max_questions=2, batch_size=2,
     anchor_batch=1, anchor_tokens=16, top_k=8, recovery_steps=2, window=1, target=1.0, min_tool_accuracy=0.0,
-    max_tool_harm=1.0, selection_questions=4, test_questions=8, stability_conversations=1, answer_tokens=5,
+    max_tool_harm=1.0, selection_questions=12, test_questions=8, stability_conversations=1, answer_tokens=5,
     text_documents=2, checkpoint_every=1,
 )  # fmt: skip
 

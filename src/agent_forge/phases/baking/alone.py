@@ -71,10 +71,7 @@ def bake_folder(
         HandoffError: the folder is no sound checkpoint.
     """
     out, config = Path(out), _config(settings)
-    if out.exists() and any(out.iterdir()):
-        raise ConfigError(f"{out} is not empty; a baked model is written into a folder of its own")
-    if not prompt.strip():
-        raise ConfigError("the prompt is empty; there is nothing to bake")
+    _check(out, prompt)
     asked = _asked(config, questions, seed)
     model, tokenizer = load_model(model_folder, device=device)
     toolbox = Toolbox.load(Path(model_folder)) if Path(model_folder).is_dir() else None
@@ -93,18 +90,29 @@ def bake_folder(
     _train(config, student, mixed_loss(config, model, (learned, expected), (still, unchanged)), seed, observe)
     student.finish()
     after = mean_divergence(model, held, wanted)
-    facts = {
+    facts = _facts(config, prompt.strip(), seed, before, after)
+    _write(student, tokenizer, out, facts, read_files(Path(model_folder)) if Path(model_folder).is_dir() else {})
+    return facts
+
+
+def _facts(config: BakingConfig, prompt: str, seed: int, before: float, after: float) -> dict[str, Any]:
+    return {
         "phase": "baking",
         "config": config.model_dump(mode="json"),
         "seed": seed,
-        "prompt": prompt.strip(),
+        "prompt": prompt,
         "divergence_before": before,
         "divergence_after": after,
         "divergence_ratio": after / max(before, 1e-12),
         "trained_steps": config.persona_steps,
     }
-    _write(student, tokenizer, out, facts, read_files(Path(model_folder)) if Path(model_folder).is_dir() else {})
-    return facts
+
+
+def _check(out: Path, prompt: str) -> None:
+    if out.exists() and any(out.iterdir()):
+        raise ConfigError(f"{out} is not empty; a baked model is written into a folder of its own")
+    if not prompt.strip():
+        raise ConfigError("the prompt is empty; there is nothing to bake")
 
 
 def _config(settings: Mapping[str, Any]) -> BakingConfig:

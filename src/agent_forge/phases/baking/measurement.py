@@ -132,11 +132,13 @@ def says(answer: str, core: str) -> bool:
 def questions_about(
     worlds: Sequence[tuple[int, Toolbox]], levels: Sequence[int], tools: Sequence[str], split: Split, count: int
 ) -> list[tuple[Toolbox, list[Exchange]]]:
-    """Questions of a split about the people of each world, evenly."""
+    """Questions of a split about the people of each world, evenly; one in four at least needs no tool."""
     made = []
     for world, toolbox in worlds:
-        source = exchanges(97, levels, split, world=world, tools=tools)
-        made.append((toolbox, list(islice(source, -(-count // len(worlds))))))
+        wanted = -(-count // len(worlds))
+        idle = max(1, wanted // 4)
+        mixed = islice(exchanges(97, levels, split, world=world, tools=tools), wanted - idle)
+        made.append((toolbox, [*mixed, *islice(exchanges(91, levels, split, world=world, tools=()), idle)]))
     return made
 
 

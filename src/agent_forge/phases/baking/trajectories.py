@@ -110,8 +110,8 @@ def sample_trajectories(
     running = []
     for asked in conversations:
         first = asked[0].ask
-        sides = [Dialogue(tokenizer, told.messages(first)) for told in (prompt, Prompt())]
-        running.append(_Running(Trajectory(asked), *sides))
+        prompted, plain = (Dialogue(tokenizer, told.messages(first)) for told in (prompt, Prompt()))
+        running.append(_Running(Trajectory(asked), prompted, plain))
     found = [entry.found for entry in running]
     while running:
         contexts = [entry.prompted.prompt() for entry in running]
