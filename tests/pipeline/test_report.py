@@ -81,7 +81,8 @@ def test_tables_and_charts_can_be_read_out(text):
 def test_every_section_of_a_complete_session_is_there(text):
     headings = re.findall(r"<h2[^>]*>([^<]+)</h2>", text)
     assert headings == [
-        "Phases", "Gates", "Size and quality", "Bits per byte by source and model", "Evolution", "Ternary weights", "The agent",
+        "Phases", "Gates", "Size and quality", "Bits per byte by source and model", "Evolution", "Ternary weights",
+        "The agent",
         "What the file is made of", "Curves", "Samples", "Warnings", "Corpus", "Lineage", "Setting",
     ]  # fmt: skip
     for shown in (
