@@ -103,6 +103,13 @@ def test_tools_travel_in_the_file(forge, file, folder):
     assert call == DIALOGUES["Where does Ada Vane live?"][0], "the compressed agent still calls its tool"
 
 
+def test_an_export_keeps_the_tools(forge, file, folder, tmp_path):
+    answer = forge("export", file, "--to", "hf", "--out", tmp_path / "hf")
+    assert answer.code == 0, answer.err
+    for name in ("tools.json", "knowledge.json"):
+        assert (tmp_path / "hf" / name).read_bytes() == (folder / name).read_bytes()
+
+
 def test_attachments_count_in_the_size_and_are_covered_by_digests(agent, tokenizer, folder, tmp_path):
     small = forge_file.write(tmp_path / "bare.forge", packed(agent, {}), tokenizer)
     large = forge_file.write(tmp_path / "full.forge", packed(agent, attached(folder)), tokenizer)

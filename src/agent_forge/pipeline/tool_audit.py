@@ -1,7 +1,7 @@
 """Calls of tools as events of the registry, for agents that came from a session or were named by their digest.
 
-A row says which model and tool, with what (as a digest: what users say stays theirs), whether it went well, how many bytes came
-back, how long it took, and in which sandbox. Nothing is written for a model that lies outside a home.
+A row says which model and tool, with what (as a digest: what users say stays theirs), whether it went well, how many
+bytes came back, how long it took, and in which sandbox. Nothing is written for a model that lies outside a home.
 """
 
 from __future__ import annotations
