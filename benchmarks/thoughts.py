@@ -42,29 +42,34 @@ def main() -> None:
     for name in ("cognate", "llama"):
         model = build(name, chosen.hidden, chosen.layers)
         ids = torch.randint(7, 512, (1, chosen.length), generator=torch.Generator().manual_seed(0))
-        seconds: dict[str, list[float]] = {"parallel": [], "naive": []}
+        drawing: dict[str, list[float]] = {"parallel": [], "naive": []}
+        whole: dict[str, list[float]] = {"parallel": [], "naive": []}
         for _ in range(chosen.rounds):
-            for way in seconds:
-                start = time.process_time()
-                found = once(model, ids, way, chosen.thought, chosen.talk)
-                seconds[way].append(time.process_time() - start)
+            for way in whole:
+                found, drawn, both = once(model, ids, way, chosen.thought, chosen.talk)
+                drawing[way].append(drawn)
+                whole[way].append(both)
                 if way == "parallel":
                     fast = found
         gap = float((fast.log_probs - found.log_probs).abs().max())
-        medians = {way: statistics.median(times) for way, times in seconds.items()}
         row = {"benchmark": "thoughts", "model": name, "length": chosen.length, "thought": chosen.thought}
-        spread = [slow / quick for slow, quick in zip(seconds["naive"], seconds["parallel"], strict=True)]
-        row |= {f"{way}_seconds": value for way, value in medians.items()}
-        ratio = medians["naive"] / medians["parallel"]
-        print(json.dumps({**row, "ratio": ratio, "ratios": spread, "largest_difference": gap}), flush=True)
+        for what, seconds in (("drawing", drawing), ("drawing_and_scoring", whole)):
+            medians = {way: statistics.median(times) for way, times in seconds.items()}
+            row |= {f"{what}_{way}_seconds": value for way, value in medians.items()}
+            row[f"{what}_ratio"] = medians["naive"] / medians["parallel"]
+            row[f"{what}_ratios"] = [a / b for a, b in zip(seconds["naive"], seconds["parallel"], strict=True)]
+        print(json.dumps({**row, "largest_difference": gap}), flush=True)
 
 
 @torch.no_grad()
 def once(model: torch.nn.Module, ids: torch.Tensor, way: str, length: int, talk: int):
-    """Likeliest thoughts of every position, and the pass over them."""
+    """Likeliest thoughts of every position and the pass over them; processor seconds of the first, and of both."""
     sample, along = (sample_thoughts, think_along) if way == "parallel" else (sample_place_by_place, place_by_place)
+    start = time.process_time()
     thoughts = sample(model, ids, MARKS, length=length, temperature=0)
-    return along(model, ids, thoughts, MARKS, talk=talk)
+    drawn = time.process_time() - start
+    found = along(model, ids, thoughts, MARKS, talk=talk)
+    return found, drawn, time.process_time() - start
 
 
 def build(name: str, hidden: int, layers: int):

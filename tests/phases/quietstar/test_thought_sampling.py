@@ -6,6 +6,7 @@ from tests.phases.quietstar.conftest import MARKS, VOCABULARY
 
 from agent_forge.phases.quietstar.thought_sampling import (
     Marks,
+    _newest_rows,
     draw,
     place_by_place,
     sample_place_by_place,
@@ -45,6 +46,15 @@ def test_mask_by_hand(make):
         [1, 0, 0, 1, 0, 1, 0],
         [1, 1, 1, 0, 1, 0, 1],
     ]
+
+
+def test_the_newest_rows_are_those_of_the_whole_mask(make):
+    model, ids = make(sliding_window=5, global_every=3), some_ids()
+    documents = torch.tensor([[0] * 5 + [1] * 7, [0] * 9 + [1] * 3])
+    text, positions = text_mask(model, ids, documents)
+    places = torch.tensor([1, 6, 9, 11])
+    whole = thought_mask(model, text, positions, places, 3)
+    assert torch.equal(_newest_rows(model, text, positions, places, 3), whole[:, :, -4:])
 
 
 @pytest.mark.parametrize("kind", KINDS)

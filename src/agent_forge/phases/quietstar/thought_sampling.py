@@ -119,8 +119,7 @@ def sample_thoughts(
     block = torch.full((input_ids.shape[0], places.shape[0]), marks.opening, device=input_ids.device)
     drawn: list[Tensor] = []
     for number in range(length):
-        whole = thought_mask(model, text, positions, places, number + 1)
-        rows = whole[:, :, -places.shape[0] :]
+        rows = _newest_rows(model, text, positions, places, number + 1)
         logits = _forward(model, block, rows, positions[:, places] + number + 1, cache)
         block = draw(logits, marks, temperature, generator)
         drawn.append(block)
@@ -274,6 +273,15 @@ def thought_mask(model: PreTrainedModel, text: Tensor, positions: Tensor, places
     ahead = positions[:, None, places] + torch.arange(1, blocks + 1, device=text.device)[:, None]
     everywhere = torch.cat([positions, ahead.flatten(1)], 1)
     return (mask & _near(model, everywhere, everywhere))[:, None]
+
+
+def _newest_rows(model: PreTrainedModel, text: Tensor, positions: Tensor, places: Tensor, blocks: int) -> Tensor:
+    """The rows of `thought_mask` that belong to the newest block, [B or 1, 1, K, T + blocks·K]."""
+    own = torch.eye(places.shape[0], dtype=torch.bool, device=text.device).repeat(1, blocks)
+    rows = torch.cat([text[:, places], own.expand(text.shape[0], -1, -1)], 2)
+    ahead = positions[:, None, places] + torch.arange(1, blocks + 1, device=text.device)[:, None]
+    keys = torch.cat([positions, ahead.flatten(1)], 1)
+    return (rows & _near(model, positions[:, places] + blocks, keys))[:, None]
 
 
 def _near(model: PreTrainedModel, queries: Tensor, keys: Tensor) -> Tensor:
