@@ -99,13 +99,17 @@ COGNATE: tuple[Failure, ...] = (
     ),
     Failure(
         "D3", "QK-clip fires too often",
-        cause="attention logits grow", phases=("cognate",), measured="optim/qk_clip_count",
-        threshold="> 100 warns, > 500 acts, over 100 steps", mitigation="τ is raised",
+        cause="attention logits grow", phases=("cognate",),
+        measured="optim/qk_clip_fraction: heads that were clipped over heads looked at",
+        threshold="> 0.1 warns, > 0.5 acts, over 100 steps",
+        mitigation="τ is raised to 50, queries and keys learn at half the rate, once",
         fallback="warning", advice="switch QK-norm on: it bounds the logits",
         signals=(
-            Signal("optim/qk_clip_count", "above", 100, window=100),
-            Signal("optim/qk_clip_count", "above", 500, window=100, level="act"),
+            Signal("optim/qk_clip_fraction", "above", 0.1, window=100),
+            Signal("optim/qk_clip_fraction", "above", 0.5, window=100, level="act"),
         ),
+        correction="100 and 500 a step mean nothing without the number of heads: of the 1,024 of its step (8 blocks × "
+        "8 heads × 16 windows of 512 tokens) they are a tenth and a half",
         test="tests/faults/test_cognate_faults.py::test_d3_and_e1_qk_clip_fires_and_shared_keys_stay",
     ),
     Failure(
