@@ -237,7 +237,8 @@ LATER_PHASES: tuple[Failure, ...] = (
         "RISK-002", "special tokens corrupted by quantization",
         cause="a rule by name takes embedding or head for a body matrix", phases=("bitnet", "compression"),
         measured="rows of special tokens before and after", threshold="one bit",
-        mitigation="roles by module", fallback="none: the handoff is refused", shown="handoff check",
+        mitigation="roles by module; where a codec rounds embedding or head, these rows follow it as they are",
+        fallback="none: the gates special_rows_identical stop the run", shown="gates of both phases",
         test="tests/faults/test_bitnet_faults.py::test_risk_002_special_rows_survive_even_when_embeddings_train",
     ),
     Failure(
