@@ -22,6 +22,7 @@ from agent_forge.phases.bitnet.config import BitnetConfig
 from agent_forge.phases.cognate.config import CognatePhaseConfig
 from agent_forge.phases.compression.config import CompressionConfig
 from agent_forge.phases.evomerge.config import EvomergeConfig
+from agent_forge.phases.quietstar.config import QuietstarConfig
 
 PRESETS = ("smoke", "demo", "small", "base25m")
 _STEPS = ("data", *ORDER)
@@ -75,6 +76,7 @@ class ForgeConfig(_Model):
     data: DataConfig = Field(description="Where the text comes from and how it is split.")
     cognate: CognatePhaseConfig = Field(description="Phase 1: pretraining.")
     evomerge: EvomergeConfig = Field(description="Phase 2: evolutionary merging.")
+    quietstar: QuietstarConfig = Field(description="Phase 3: thinking before answering.")
     bitnet: BitnetConfig = Field(description="Phase 4: 1.58-bit weights.")
     baking: BakingConfig = Field(description="Phase 6: tools and a persona.")
     compression: CompressionConfig = Field(description="Phase 8: one tiny file.")
