@@ -123,15 +123,29 @@ def write(
     max_tokens: int,
     *,
     batch_tokens: int = 8192,
+    temperature: float = 0.0,
+    seed: int = 0,
 ) -> list[str]:
-    """Greedy continuations, prompts of like length together, padded on the left."""
+    """Continuations, prompts of like length together, padded on the left.
+
+    Args:
+        model: any causal language model of transformers that can ``generate``.
+        tokenizer: its tokenizer.
+        prompts: token ids of each.
+        max_tokens: tokens of an answer at most.
+        batch_tokens: tokens in a batch at most, answers and padding included.
+        temperature: 0 = always the likeliest token; else a draw.
+        seed: of the draws; torch's own generator comes back as it was.
+    """
     answers = [""] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda n: (-len(prompts[n]), n))
     pad = next((t for t in (tokenizer.pad_token_id, tokenizer.eos_token_id) if t is not None), 0)
     device = next(model.parameters()).device
     settings = GenerationConfig(
         max_new_tokens=max_tokens,
-        do_sample=False,
+        do_sample=temperature > 0,
+        temperature=temperature if temperature > 0 else None,
+        top_k=0 if temperature > 0 else None,
         use_cache=True,
         pad_token_id=pad,
         eos_token_id=tokenizer.eos_token_id,
@@ -146,7 +160,10 @@ def write(
         for place, n in enumerate(rows):
             ids[place, longest - len(prompts[n]) :] = torch.tensor(prompts[n])
             mask[place, longest - len(prompts[n]) :] = 1
-        said = model.generate(ids.to(device), attention_mask=mask.to(device), generation_config=settings)  # type: ignore[operator]
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else [], enabled=temperature > 0):
+            if temperature > 0:
+                torch.manual_seed(seed + at)
+            said = model.generate(ids.to(device), attention_mask=mask.to(device), generation_config=settings)  # type: ignore[operator]
         for n, row in zip(rows, said[:, longest:].tolist(), strict=True):
             text = str(tokenizer.decode(_until(row, tokenizer.eos_token_id), skip_special_tokens=True))
             answers[n] = text if has_marks(tokenizer) else text.split("\n\n")[0]
