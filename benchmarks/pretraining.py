@@ -59,7 +59,7 @@ SHAPE = {"hidden_size": 192, "num_hidden_layers": 6, "num_attention_heads": 3, "
 VARIANTS: dict[str, dict[str, Any]] = {
     "cognate": {},
     "cognate-no-qk-norm": {"model": {"qk_norm": False}},
-    "cognate-no-convolution": {"model": {"short_convolution": 0}},
+    "cognate-convolution": {"model": {"short_convolution": 4}},
     "cognate-no-zero-init": {"model": {"zero_init_output": False}},
     "cognate-value-residual": {"model": {"value_residual": True}},
     "cognate-soft-cap": {"model": {"logit_soft_cap": 30.0}},
@@ -78,10 +78,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 SCHEDULE: dict[str, Any] = {"kind": "wsd", "warmup_fraction": 0.03, "decay_fraction": 0.7}
 PEERS = {
-    # (architecture, optimizer, peak learning rate tuned on this machine)
-    "llama-adamw": ("llama", "adamw", 3e-3),
-    "llama-muon": ("llama", "muon", 6e-3),
-    "qwen3-muon": ("qwen3", "muon", 6e-3),
+    # (architecture, optimizer, peak learning rate: the best of the rates tried, see docs/log.md)
+    "llama-adamw": ("llama", "adamw", 4e-3),
+    "llama-muon": ("llama", "muon", 1.2e-2),
+    "qwen3-muon": ("qwen3", "muon", 1.2e-2),
 }
 
 
@@ -146,7 +146,7 @@ def cognate(name: str, rate: float | None, changes: dict[str, Any]) -> Contestan
     """Our model as phase 1 trains it: its optimizer, its objective, its chunked head."""
     changes = dict(changes)
     masked, adamw_only = changes.pop("masked", True), changes.pop("adamw_only", False)
-    values = changes | {"model": {**SHAPE, "sliding_window": 512, **changes.get("model", {})}}
+    values = changes | {"model": {**SHAPE, "sliding_window": 512, "short_convolution": 0, **changes.get("model", {})}}
     if rate is not None:
         values |= {"learning_rate": rate, "adamw_learning_rate": rate}
     config = CognatePhaseConfig.model_validate(values)

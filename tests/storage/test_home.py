@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from agent_forge.errors import ConfigError, HomeReadOnly, HomeTooNew
 from agent_forge.storage import durable
 from agent_forge.storage.home import Home
 from agent_forge.storage.processes import ProcessMark
+from agent_forge.storage.retention import delete_session
 
 
 def test_a_home_is_made_opened_again_and_refused_when_it_may_not_be_made(tmp_path: Path) -> None:
@@ -23,6 +26,41 @@ def test_a_home_is_made_opened_again_and_refused_when_it_may_not_be_made(tmp_pat
         home.registry.create_session("s", {})
     with Home.open(tmp_path / "home", create=False) as home:
         assert [row.name for row in home.registry.sessions()] == ["s"]
+
+
+def test_an_unused_home_goes_again_unless_somebody_else_is_there_or_something_was_stored(tmp_path: Path) -> None:
+    place = tmp_path / "home"
+    Home.open(place).close_unused()
+    assert not place.exists()
+    first, second = Home.open(place), Home.open(place)
+    first.close_unused()
+    second.registry.create_session("s", {})
+    second.close_unused()
+    with Home.open(place, create=False) as home:
+        assert [row.name for row in home.registry.sessions()] == ["s"]
+    third = Home.open(tmp_path / "other")
+    third.registry.create_session("s", {})
+    third.close_unused()
+    assert (tmp_path / "other" / "registry.db").is_file()
+    Home.open(tmp_path / "was there").close()
+    Home.open(tmp_path / "was there").close_unused()
+    assert (tmp_path / "was there" / "registry.db").is_file()
+
+
+def test_opening_a_home_that_is_just_taken_away_makes_it_anew(tmp_path: Path) -> None:
+    place = tmp_path / "home"
+    for _ in range(6):
+        leaving = Home.open(place)
+        with ThreadPoolExecutor(1) as pool:
+            coming = pool.submit(Home.open, place)
+            leaving.close_unused()
+            home = coming.result()
+        home.registry.create_session("s", {})
+        home.close()
+        with Home.open(place, create=False) as again:
+            assert [row.name for row in again.registry.sessions()] == ["s"]
+            delete_session(again, "s")
+        shutil.rmtree(place)
 
 
 def test_a_home_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 import yaml
@@ -43,15 +44,25 @@ def list_sessions(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """All sessions, newest first."""
     from agent_forge.cli.show import show_rows
     from agent_forge.pipeline.views import session_rows
-    from agent_forge.storage.home import Home
 
-    with Home.open(home_path(home)) as place:
-        rows = session_rows(place)
+    rows = _rows(home, session_rows)
     if as_json:
         print_json(rows)
     else:
         columns = ("name", "status", "created", "pinned", "phases")
         show_rows("sessions", columns, [[row[column] for column in columns] for row in rows])
+
+
+def _rows(home: Path | None, view: Callable[[Any], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """What ``view`` finds in the home; nothing, and a note, where there is none: looking makes no home."""
+    from agent_forge.storage.home import Home
+
+    path = home_path(home)
+    if not (path / "VERSION").is_file():
+        typer.echo(f"there is no home at {path} yet; `agent-forge run` makes one", err=True)
+        return []
+    with Home.open(path, create=False) as place:
+        return view(place)
 
 
 def show_session(session: str, home: HomeOption = None, as_json: JsonOption = False) -> None:
@@ -128,10 +139,8 @@ def list_models(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """All checkpoints and agent files."""
     from agent_forge.cli.show import show_rows
     from agent_forge.pipeline.views import model_rows
-    from agent_forge.storage.home import Home
 
-    with Home.open(home_path(home)) as place:
-        rows = model_rows(place)
+    rows = _rows(home, model_rows)
     if as_json:
         print_json(rows)
     else:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -22,6 +21,10 @@ from agent_forge.cli.options import (
     phase_names,
     print_json,
 )
+from agent_forge.errors import ForgeError
+
+if TYPE_CHECKING:
+    from agent_forge.config import ForgeConfig
 
 
 def add_to(app: typer.Typer) -> None:
@@ -42,9 +45,7 @@ def run(
     as_json: JsonOption = False,
 ) -> int:
     """Run the pipeline; what is already known is reused."""
-    from agent_forge.config import build_config
-
-    config = build_config(preset, set_ or (), sources=data or (), held_out=eval_data or (), phases=phase_names(phases))
+    config = _chosen(preset, set_, data, eval_data, phases)
     return _execute(config, home_path(home), session, as_json)
 
 
@@ -71,10 +72,9 @@ def plan(
 ) -> None:
     """Say what a run would do, and what it would need, before anything starts."""
     from agent_forge.cli.show import show_plan
-    from agent_forge.config import build_config
     from agent_forge.pipeline.estimate import estimate
 
-    config = build_config(preset, set_ or (), sources=data or (), held_out=eval_data or (), phases=phase_names(phases))
+    config = _chosen(preset, set_, data, eval_data, phases)
     report = estimate(config, home_path(home))
     if as_json:
         print_json(report)
@@ -82,7 +82,16 @@ def plan(
         show_plan(report)
 
 
-def _execute(config: Any, home: Path, name: str | None, as_json: bool) -> int:
+def _chosen(
+    preset: str, set_: list[str] | None, data: list[str] | None, eval_data: list[str] | None, phases: str | None
+) -> ForgeConfig:
+    """The configuration that the options of `run` and `plan` stand for."""
+    from agent_forge.config import build_config
+
+    return build_config(preset, set_ or (), sources=data or (), held_out=eval_data or (), phases=phase_names(phases))
+
+
+def _execute(config: ForgeConfig, home: Path, name: str | None, as_json: bool) -> int:
     from agent_forge.cli.show import Watcher, show_outcome
     from agent_forge.pipeline.ingest import source_digests
     from agent_forge.pipeline.plan import build_plan
@@ -91,18 +100,25 @@ def _execute(config: Any, home: Path, name: str | None, as_json: bool) -> int:
     from agent_forge.storage.home import Home
 
     steps = build_plan(config)
-    source_digests(config.data)  # a missing or unknown source is said before a session begins
+    sources = source_digests(config.data)  # a missing or unknown source is said before a session begins
     place = Home.open(home)
-    with contextlib.closing(place):
+    refused = False
+    try:
         with (
             open_session(place, name, config) as session,
             Watcher(as_json, [step.name for step in steps.steps]) as watcher,
         ):
-            runner = Runner(session, steps, watcher.emit)
+            runner = Runner(session, steps, watcher.emit, sources=sources)
             before = signal.signal(signal.SIGINT, lambda *_: runner.request_stop())
             try:
                 outcome = runner.run()
             finally:
                 signal.signal(signal.SIGINT, before)
         show_outcome(outcome, place, as_json)
+    except ForgeError as error:
+        refused = error.exit_code == 2
+        raise
+    finally:
+        # What was refused leaves no home that it alone had made.
+        place.close_unused() if refused else place.close()
     return 0 if outcome.passed else 3

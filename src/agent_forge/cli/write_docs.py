@@ -17,7 +17,7 @@ import typer
 
 PACKAGE = Path(__file__).resolve().parents[1]
 ROOT = PACKAGE.parents[1]
-_ROOMS = ("phases", "model", "optim", "data", "evaluation")
+_ROOMS = ("phases", "model", "optim", "data", "evaluation", "agent")
 _PAPER = re.compile(r"arXiv[:\s]*(\d{4}\.\d{4,5})", re.IGNORECASE)
 _NAME = r"(?:(?:van|von|den|der|de|la) )*[A-ZÀ-Ž][\w’'-]*"
 _AUTHORS = re.compile(rf"({_NAME}(?:(?:, | and | & | ){_NAME})*(?: et al\.)?),? ((?:19|20)\d\d)\b")

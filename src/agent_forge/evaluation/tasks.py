@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from agent_forge.data.documents import Task
-from agent_forge.data.tokenizer import encode_texts, has_marks, mark_ids, start_ids
+from agent_forge.data.tokenizer import encode_texts, has_marks, has_thoughts, mark_ids, split_thought, start_ids
 from agent_forge.evaluation.bits_per_byte import window_nats
+from agent_forge.model.batch_generation import generate_batch
+from agent_forge.model.thought_rule import THOUGHT_BUDGET, Think
 
 _ANSWER = re.compile(r"the answer is[:\s]+(.*)", re.IGNORECASE)
 _COMMA = re.compile(r"(?<=\d),(?=\d{3})")
@@ -75,19 +77,22 @@ def exact_match(
     max_tokens: int = 128,
     *,
     batch_tokens: int = 8192,
+    think: Think = "auto",
+    thought_budget: int = THOUGHT_BUDGET,
 ) -> TaskScore:
     """Asks each task once. Tasks with choices are decided by the likelihood of each choice, the others by greedy
-    decoding.
+    decoding. Of what a model writes only what stands behind ``</think>`` is compared.
 
     Args:
         model: any causal language model of transformers that can ``generate``.
         tokenizer: its tokenizer.
         tasks: what to ask.
-        max_tokens: tokens of an answer at most.
+        max_tokens: tokens of an answer at most; thoughts come on top.
         batch_tokens: tokens in a batch at most, answers and padding included.
+        think, thought_budget: as in `agent_forge.model.generation.generate_tokens`; choices are made without thoughts.
 
     Raises:
-        ValueError: there is no task.
+        ValueError: there is no task, or ``think`` is True and the model has no thought tokens.
     """
     if not tasks:
         raise ValueError("there are no tasks to ask")
@@ -97,7 +102,8 @@ def exact_match(
     for n, answer in zip(chosen, _choose(model, tokenizer, [tasks[n] for n in chosen], batch_tokens), strict=True):
         answers[n] = answer
     prompts = prompt_ids(tokenizer, [tasks[n].prompt for n in written])
-    for n, answer in zip(written, write(model, tokenizer, prompts, max_tokens, batch_tokens=batch_tokens), strict=True):
+    options: dict[str, Any] = {"batch_tokens": batch_tokens, "think": think, "thought_budget": thought_budget}
+    for n, answer in zip(written, write(model, tokenizer, prompts, max_tokens, **options), strict=True):
         answers[n] = answer
     right = [normalised(said) == normalised(task.answer) for said, task in zip(answers, tasks, strict=True)]
     return TaskScore.of(tasks, answers, np.asarray(right, bool))
@@ -123,55 +129,21 @@ def write(
     max_tokens: int,
     *,
     batch_tokens: int = 8192,
-    temperature: float = 0.0,
-    seed: int = 0,
+    think: Think = "auto",
+    thought_budget: int = THOUGHT_BUDGET,
 ) -> list[str]:
-    """Continuations, prompts of like length together, padded on the left.
+    """What is said in greedy continuations, thoughts left out; prompts of like length together, padded on the left.
 
-    Args:
-        model: any causal language model of transformers that can ``generate``.
-        tokenizer: its tokenizer.
-        prompts: token ids of each.
-        max_tokens: tokens of an answer at most.
-        batch_tokens: tokens in a batch at most, answers and padding included.
-        temperature: 0 = always the likeliest token; else a draw.
-        seed: of the draws; torch's own generator comes back as it was.
+    ``max_tokens`` bounds what is said; a thought comes on top.
     """
-    answers = [""] * len(prompts)
-    order = sorted(range(len(prompts)), key=lambda n: (-len(prompts[n]), n))
-    pad = next((t for t in (tokenizer.pad_token_id, tokenizer.eos_token_id) if t is not None), 0)
-    device = next(model.parameters()).device
-    settings = GenerationConfig(
-        max_new_tokens=max_tokens,
-        do_sample=temperature > 0,
-        temperature=temperature if temperature > 0 else None,
-        top_k=0 if temperature > 0 else None,
-        use_cache=True,
-        pad_token_id=pad,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    at = 0
-    while at < len(order):
-        longest = len(prompts[order[at]])
-        rows = order[at : at + max(1, batch_tokens // (longest + max_tokens))]
-        at += len(rows)
-        ids = torch.full((len(rows), longest), pad)
-        mask = torch.zeros(len(rows), longest, dtype=torch.long)
-        for place, n in enumerate(rows):
-            ids[place, longest - len(prompts[n]) :] = torch.tensor(prompts[n])
-            mask[place, longest - len(prompts[n]) :] = 1
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else [], enabled=temperature > 0):
-            if temperature > 0:
-                torch.manual_seed(seed + at)
-            said = model.generate(ids.to(device), attention_mask=mask.to(device), generation_config=settings)  # type: ignore[operator]
-        for n, row in zip(rows, said[:, longest:].tolist(), strict=True):
-            text = str(tokenizer.decode(_until(row, tokenizer.eos_token_id), skip_special_tokens=True))
-            answers[n] = text if has_marks(tokenizer) else text.split("\n\n")[0]
-    return answers
-
-
-def _until(ids: list[int], stop: int | None) -> list[int]:
-    return ids[: ids.index(stop)] if stop in ids else ids
+    room = thought_budget + 2 if has_thoughts(tokenizer) and think is not False else 0
+    said = generate_batch(
+        model, tokenizer, prompts, max_tokens + room,
+        batch_tokens=batch_tokens, think=think, thought_budget=thought_budget,
+    )  # fmt: skip
+    words = [split_thought(tokenizer, ids)[1] if has_thoughts(tokenizer) else ids for ids in said]
+    texts = [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in words]
+    return texts if has_marks(tokenizer) else [text.split("\n\n")[0] for text in texts]
 
 
 def _choose(

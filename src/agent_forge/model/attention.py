@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from agent_forge.model.blocked_attention import blocked_attention
 from agent_forge.model.norm import RMSNorm
 
 
@@ -246,20 +247,30 @@ def _take(values: Tensor, index: Tensor) -> Tensor:
 
 def attend(query: Tensor, key: Tensor, value: Tensor, visibility: Visibility | ChosenQueries) -> Tensor:
     """Attention of ``query`` [B, H, T, D] over ``key`` and ``value`` [B, H', S, D]; gives [B, H, T, D]."""
-    grouped = query.shape[1] != key.shape[1]
     if visibility.is_causal or visibility.sees_all:
-        return F.scaled_dot_product_attention(
-            query, key, value, is_causal=visibility.is_causal and query.shape[2] > 1, enable_gqa=grouped
-        )
+        return _attend(query, key, value, None, causal=visibility.is_causal and query.shape[2] > 1)
+    ordered = isinstance(visibility, Visibility)
     if not visibility.is_blocked:
-        mask = visibility.mask(query.dtype)
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=grouped)
+        return _attend(query, key, value, visibility.mask(query.dtype), causal=ordered)
     parts = []
     for block, part in enumerate(query.split(visibility.window, dim=2)):
         mask = visibility.block_mask(block, query.dtype)
         keys, values = visibility.block_keys(block, key), visibility.block_keys(block, value)
-        parts.append(F.scaled_dot_product_attention(part, keys, values, attn_mask=mask, enable_gqa=grouped))
+        parts.append(_attend(part, keys, values, mask, causal=ordered))
     return torch.cat(parts, 2)
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, causal: bool) -> Tensor:
+    """One kernel call; ``causal``: the queries are the last of the keys, and see nothing behind themselves."""
+    grouped = query.shape[1] != key.shape[1]
+    if causal and torch.is_grad_enabled() and query.shape[2] > 1 and query.device.type == "cpu":
+        if grouped:
+            times = query.shape[1] // key.shape[1]
+            key, value = key.repeat_interleave(times, 1), value.repeat_interleave(times, 1)
+        return blocked_attention(query, key, value, mask)
+    return F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, is_causal=causal and mask is None, enable_gqa=grouped
+    )
 
 
 class Attention(nn.Module):

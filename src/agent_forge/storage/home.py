@@ -14,19 +14,24 @@ HOME/
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 from agent_forge.contract import Artifact
 from agent_forge.errors import ConfigError, HomeReadOnly, HomeTooNew
 from agent_forge.storage import durable
 from agent_forge.storage.blobs import Blobs, remove_folder
+from agent_forge.storage.occupancy import Occupancy, occupy
 from agent_forge.storage.registry import Registry
 
 FORMAT = 1
 """Raised when an older version could not read the folder any more."""
+Made: TypeAlias = Literal["nothing", "content", "folder"]
+"""What opening had to make: nothing, the content of a folder that was there, or the folder too."""
 _FOLDERS = ("blobs", "views", "sessions", "metrics", "scratch")
 
 
@@ -40,8 +45,11 @@ class Home:
         swept: temporary files of dead processes that opening removed.
     """
 
-    def __init__(self, path: Path, registry: Registry, blobs: Blobs, swept: Sequence[Path] = ()) -> None:
+    def __init__(
+        self, path: Path, registry: Registry, blobs: Blobs, swept: Sequence[Path], occupancy: Occupancy, made: Made
+    ) -> None:
         self.path, self.registry, self.blobs, self.swept = path, registry, blobs, tuple(swept)
+        self._occupancy, self._made = occupancy, made
 
     @classmethod
     def open(
@@ -69,22 +77,42 @@ class Home:
         if not create and not (path / "VERSION").is_file():
             raise ConfigError(f"there is no home at {path}; `agent-forge run --home {path}` makes one")
         _check_format(path / "VERSION")
-        try:
-            with durable.disk_errors(path):
-                for name in _FOLDERS:
-                    durable.make_folder(path / name)
-                swept = sweep(path)
-                # Also when it is there: a home that cannot be written is refused now, not after an hour of training.
-                durable.publish_bytes(path / "VERSION", f"{FORMAT}\n".encode())
-        except (NotADirectoryError, FileExistsError, FileNotFoundError) as error:
-            raise HomeReadOnly(f"{path} cannot be a home: {error.strerror}; choose another --home") from error
-        blobs = Blobs(path / "blobs", path / "views", reserve_bytes=reserve_bytes)
-        url = database_url or f"sqlite:///{path / 'registry.db'}"
-        return cls(path, Registry(url, blobs), blobs, swept)
+        made: Made = "nothing" if (path / "VERSION").is_file() else "content" if path.is_dir() else "folder"
+        with contextlib.ExitStack() as undo:
+            try:
+                with durable.disk_errors(path):
+                    occupancy = occupy(path)
+                    undo.callback(occupancy.leave)
+                    for name in _FOLDERS:
+                        durable.make_folder(path / name)
+                    swept = sweep(path)
+                    # Also when it is there: a home that cannot be written is refused now, not after an hour of work.
+                    durable.publish_bytes(path / "VERSION", f"{FORMAT}\n".encode())
+            except (NotADirectoryError, FileExistsError, FileNotFoundError) as error:
+                raise HomeReadOnly(f"{path} cannot be a home: {error.strerror}; choose another --home") from error
+            blobs = Blobs(path / "blobs", path / "views", reserve_bytes=reserve_bytes)
+            registry = Registry(database_url or f"sqlite:///{path / 'registry.db'}", blobs)
+            undo.pop_all()
+        return cls(path, registry, blobs, swept, occupancy, made)
 
     def close(self) -> None:
         """Closes the registry."""
         self.registry.close()
+        self._occupancy.leave()
+
+    def close_unused(self) -> None:
+        """Closes; and if this opening made the home, and nothing was stored, and nobody else is here: takes it away."""
+        removable = self._made != "nothing" and self._occupancy.alone()  # asked first: from here on nobody comes in
+        removable = removable and not self.registry.sessions() and not self.registry.artifacts(limit=1)
+        self.registry.close()
+        if removable:
+            for name in _FOLDERS:
+                remove_folder(self.path / name)
+            for file in (*self.path.glob("registry.db*"), self.path / "VERSION"):
+                file.unlink(missing_ok=True)
+            if self._made == "folder" and not any(self.path.iterdir()):
+                self.path.rmdir()
+        self._occupancy.leave()
 
     def __enter__(self) -> Home:
         return self

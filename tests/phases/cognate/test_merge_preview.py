@@ -1,23 +1,14 @@
-import pytest
 import torch
 
-from agent_forge.phases.cognate.merge_preview import slerp, slerp_states
+from agent_forge.optim.slerp import slerp
+from agent_forge.phases.cognate.merge_preview import slerp_states
 
 
-def test_halfway_between_two_axes():
-    found = slerp(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]))
-    torch.testing.assert_close(found, torch.full((2,), 0.5**0.5))
-
-
-def test_ends_parallels_and_opposites():
-    first, second = torch.tensor([[3.0, 4.0]]), torch.tensor([[-4.0, 3.0]])
-    torch.testing.assert_close(slerp(first, second, 0.0), first)
-    torch.testing.assert_close(slerp(first, second, 1.0), second)
-    torch.testing.assert_close(slerp(first, 2 * first), 1.5 * first)
-    assert torch.isfinite(slerp(first, -first)).all()
-    assert set(slerp_states({"a": first}, {"a": second})) == {"a"}
-
-
-def test_refuses_other_shapes():
-    with pytest.raises(ValueError, match="cannot interpolate"):
-        slerp(torch.zeros(2), torch.zeros(3))
+def test_every_tensor_of_two_states_is_interpolated_as_phase_2_does_it():
+    first = {"w": torch.tensor([[1.0, 0.0]], dtype=torch.bfloat16), "gain": torch.tensor([1.0, 0.0])}
+    second = {"w": torch.tensor([[0.0, 1.0]], dtype=torch.bfloat16), "gain": torch.tensor([0.0, 1.0])}
+    merged = slerp_states(first, second)
+    assert merged["w"].dtype == torch.bfloat16
+    torch.testing.assert_close(merged["w"].float(), torch.full((1, 2), 0.5**0.5), atol=1e-2, rtol=0)
+    assert merged["gain"].tolist() == [0.5, 0.5]
+    assert torch.equal(slerp_states(first, second, 0.25)["gain"], slerp(first["gain"], second["gain"], 0.25))

@@ -4,7 +4,7 @@ from agent_forge.contract import Declaration
 
 DECLARATION = Declaration(
     name="cognate",
-    version=1,
+    version=2,
     consumes={"corpus": "corpus"},
     produces={"specialists": "checkpoints", "trunk": "checkpoint"},
 )

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from agent_forge.errors import HandoffError
+from agent_forge.optim.precision import working_precision
+from agent_forge.optim.slerp import iterated_slerp
 from agent_forge.phases.evomerge.checkpoint_folder import CheckpointFolder
 from agent_forge.phases.evomerge.dare import drop
 from agent_forge.phases.evomerge.dfs import dfs
@@ -16,7 +18,6 @@ from agent_forge.phases.evomerge.evolution import drawn_from
 from agent_forge.phases.evomerge.frankenmerge import BLEND, frankenmerge
 from agent_forge.phases.evomerge.genotype import DENSITY_STEPS, Genotype, Space
 from agent_forge.phases.evomerge.layer_names import at_layer, layer_of, number_of_layers
-from agent_forge.phases.evomerge.linear import working_precision
 from agent_forge.phases.evomerge.parents import (
     check_configs,
     check_finite,
@@ -25,7 +26,6 @@ from agent_forge.phases.evomerge.parents import (
     check_tensor_names,
     check_tokenizers,
 )
-from agent_forge.phases.evomerge.slerp import iterated_slerp
 from agent_forge.phases.evomerge.task_vectors import elect_each, merge_task_vectors
 from agent_forge.phases.evomerge.ties import global_thresholds, keep_at_least
 

@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from agent_forge.phases.evomerge.linear import working_precision
+from agent_forge.optim.precision import working_precision
 
 if TYPE_CHECKING:
     from torch import Tensor

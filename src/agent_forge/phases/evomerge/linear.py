@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from agent_forge.optim.precision import working_precision
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -43,10 +45,3 @@ def linear(tensors: Iterable[Tensor], *, weights: Sequence[float], normalize: bo
     if result is None:
         raise ValueError("no tensors were given")
     return result
-
-
-def working_precision(tensor: Tensor) -> Tensor:
-    """float32 for everything narrower; float64 stays. Half precision loses the small task vectors."""
-    import torch
-
-    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()

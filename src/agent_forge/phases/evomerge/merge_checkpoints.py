@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent_forge.errors import ConfigError
+from agent_forge.optim.precision import working_precision
 from agent_forge.phases.evomerge.checkpoint_folder import DTYPES, CheckpointFolder, CheckpointWriter, dtype_code
 from agent_forge.phases.evomerge.layer_names import at_layer, layer_of, number_of_layers
-from agent_forge.phases.evomerge.linear import working_precision
 from agent_forge.phases.evomerge.merge_recipe import (
     MAX_SHARD_BYTES,
     Recipe,

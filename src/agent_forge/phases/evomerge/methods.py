@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
+from agent_forge.optim.precision import working_precision
+from agent_forge.optim.slerp import iterated_slerp, slerp
 from agent_forge.phases.evomerge.dare import dare
 from agent_forge.phases.evomerge.della import drop_both_ends, drop_by_rank
 from agent_forge.phases.evomerge.karcher import karcher
-from agent_forge.phases.evomerge.linear import linear, working_precision
+from agent_forge.phases.evomerge.linear import linear
 from agent_forge.phases.evomerge.model_stock import model_stock
-from agent_forge.phases.evomerge.slerp import iterated_slerp, slerp
 from agent_forge.phases.evomerge.task_vectors import merge_task_vectors
 from agent_forge.phases.evomerge.ties import ties
 

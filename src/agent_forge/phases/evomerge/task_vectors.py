@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from agent_forge.phases.evomerge.linear import working_precision
+from agent_forge.optim.precision import working_precision
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -30,9 +30,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from agent_forge.data.documents import Document
 from agent_forge.data.tokenizer import encode_documents
 from agent_forge.evaluation.bits_per_byte import window_nats
-from agent_forge.evaluation.tasks import prompt_ids, write
+from agent_forge.evaluation.tasks import prompt_ids
 from agent_forge.model.ternary import freeze
-from agent_forge.phases.forge.checker import verified
+from agent_forge.phases.forge.own_answers import own_answers
 from agent_forge.phases.forge.questions import Question
 
 TEMPERATURE = 1.2
@@ -106,14 +106,10 @@ def dream(
     if not questions:
         return Dreams([], 0, 0)
     prompts = prompt_ids(tokenizer, [question.task.prompt for question in questions])
-    said = write(model, tokenizer, prompts, max_tokens, temperature=temperature, seed=seed)
-    right = [
-        (prompt, Document.chat((("user", each.task.prompt), ("assistant", answer)), each.task.domain, each.task.level))
-        for each, prompt, answer in zip(questions, prompts, said, strict=True)
-        if verified(each.task, answer)
-    ]
-    found = answer_perplexities(model, tokenizer, right)
-    kept = [document for (_, document), value in zip(right, found, strict=True) if band[0] <= value <= band[1]]
+    found = own_answers(model, tokenizer, questions, temperature=temperature, max_tokens=max_tokens, seed=seed)
+    right = [(prompt, document) for prompt, document in zip(prompts, found, strict=True) if document is not None]
+    values = answer_perplexities(model, tokenizer, right)
+    kept = [document for (_, document), value in zip(right, values, strict=True) if band[0] <= value <= band[1]]
     return Dreams(kept, len(questions), len(right))
 
 

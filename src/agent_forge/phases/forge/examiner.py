@@ -10,13 +10,14 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from agent_forge.data.documents import Document, Task
-from agent_forge.data.tokenizer import encode_documents
+from agent_forge.data.tokenizer import encode_documents, has_thoughts
 from agent_forge.evaluation.bits_per_byte import window_nats
 from agent_forge.evaluation.tasks import exact_match
 from agent_forge.model.ternary import rounded
 from agent_forge.phases.forge.lineage import Lineage, answered
 from agent_forge.phases.forge.own_answers import own_answers
 from agent_forge.phases.forge.questions import Question, Questions
+from agent_forge.phases.forge.tool_dialogues import ToolRoom, thinking, wants_tools
 
 # An assessment climbs from below the edge until this many levels in a row are out of reach.
 _OUT_OF_REACH, _IN_A_ROW = 0.3, 2
@@ -36,16 +37,30 @@ class Examiner:
         self, student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: Questions, max_tokens: int
     ) -> None:
         self.student, self.tokenizer, self.questions, self.max_tokens = student, tokenizer, questions, max_tokens
+        self.tools = ToolRoom(questions.seed, 10)
 
     def accuracy(self, asked: Mapping[int, Sequence[Question]]) -> dict[int, float]:
         """Share of exact answers by level."""
         everything = [(level, question) for level, found in asked.items() for question in found]
-        if not everything:
-            return {}
-        with rounded(self.student):
-            score = exact_match(self.student, self.tokenizer, [q.task for _, q in everything], self.max_tokens)
+        correct = self.right([question for _, question in everything])
         levels = np.asarray([level for level, _ in everything])
-        return {level: float(score.correct[levels == level].mean()) for level in asked if (levels == level).any()}
+        return {level: float(correct[levels == level].mean()) for level in asked if (levels == level).any()}
+
+    def right(self, questions: Sequence[Question]) -> np.ndarray:
+        """Whether each is answered rightly, bool [N]: the last word of a tool dialogue, else the answer itself."""
+        correct = np.zeros(len(questions), bool)
+        called = [n for n, question in enumerate(questions) if wants_tools(question)]
+        plain = [n for n, question in enumerate(questions) if not wants_tools(question)]
+        with rounded(self.student):
+            if plain:
+                tasks = [questions[n].task for n in plain]
+                correct[plain] = exact_match(
+                    self.student, self.tokenizer, tasks, self.max_tokens, thought_budget=self.max_tokens
+                ).correct
+            if called:
+                asked = [questions[n] for n in called]
+                correct[called] = self.tools.right(self.student, self.tokenizer, asked, self.max_tokens)
+        return correct
 
     def assess(
         self, levels: Sequence[int], edge: int, count: int, starts: Mapping[int, int]
@@ -68,13 +83,12 @@ class Examiner:
             asked, after[level] = self.questions.draw(level, "train", count, starts[level])
             if not asked:
                 continue
-            with rounded(self.student):
-                score = exact_match(self.student, self.tokenizer, [q.task for q in asked], self.max_tokens)
-            for question, right in zip(asked, score.correct.tolist(), strict=True):
+            for question, right in zip(asked, self.right(asked).tolist(), strict=True):
                 own = found.setdefault(question.task.kind, {})
                 before = own.get(level, (0, 0))
                 own[level] = (before[0] + int(right), before[1] + 1)
-            failures = failures + 1 if max(score.by_kind.values()) < _OUT_OF_REACH else 0
+            best = max(own[level][0] / own[level][1] for own in found.values() if level in own)
+            failures = failures + 1 if best < _OUT_OF_REACH else 0
             if failures >= _IN_A_ROW and level > edge:
                 break
         return found, after
@@ -82,6 +96,8 @@ class Examiner:
     def answer_loss(self, asked: Mapping[int, Sequence[Question]], max_length: int) -> float:
         """Mean nats per token of the worked answers, questions given."""
         documents = [question.worked for found in asked.values() for question in found]
+        if has_thoughts(self.tokenizer):
+            documents = [thinking(document) for document in documents]
         with rounded(self.student):
             nats, tokens = answer_nats(self.student, self.tokenizer, documents, max_length)
         return nats / max(1, tokens)

@@ -11,7 +11,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from agent_forge.data.corpora import Corpus
 from agent_forge.evaluation.bits_per_byte import mean_bits_per_byte, score_domains
-from agent_forge.evaluation.tasks import exact_match
 from agent_forge.phases.forge.config import ForgePhaseConfig
 from agent_forge.phases.forge.course import Course
 from agent_forge.phases.forge.examiner import Examiner
@@ -66,7 +65,7 @@ def measure(
     if course.passed:
         measured["forge/passed_accuracy"] = min(found[n] for n in sorted(course.passed) if n in found)
     measured |= ordinary_text(config, trained, source, tokenizer, corpus)
-    measured |= calibration(config, trained, tokenizer, course.watched, covered)
+    measured |= calibration(after, course.watched, covered)
     page = {
         "stages": course.rows,
         "test_accuracy": {str(n): rate for n, rate in found.items()},
@@ -110,18 +109,17 @@ def ordinary_text(
 
 
 def calibration(
-    config: ForgePhaseConfig,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    examiner: Examiner,
     fitted_on: Mapping[int, Sequence[Question]],
     asked: Mapping[int, Sequence[Question]],
 ) -> dict[str, float]:
     """Does the model know what it knows? Confidence fitted on the selection split, judged on the test split."""
+    model, tokenizer = examiner.student, examiner.tokenizer
     rows: list[tuple[torch.Tensor, torch.Tensor]] = []
     for questions in (fitted_on, asked):
-        tasks = [question.task for level in asked for question in questions[level]]
-        found = exact_match(model, tokenizer, tasks, config.answer_tokens).correct
-        rows.append((question_states(model, tokenizer, [task.prompt for task in tasks]), torch.from_numpy(found)))
+        every = [question for level in asked for question in questions[level]]
+        states = question_states(model, tokenizer, [question.task.prompt for question in every])
+        rows.append((states, torch.from_numpy(examiner.right(every))))
     (states, right), (new, judged) = rows
     said = confidence(new, fit_confidence(states, right)).numpy()
     truth = judged.numpy()

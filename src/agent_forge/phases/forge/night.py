@@ -96,7 +96,7 @@ class Night:
         if not found.kept:
             return NightResult(found.asked, found.verified, 0, accuracy, accuracy, False, 0.0)
         # 2. Training on dreams and at least as much real text, held near that model.
-        real = [question.worked for question in asked]
+        real = self.practice.worked(asked)
         share = share_of_dreams(len(found.kept), len(real))
         batches = self.practice.dream_batches(found.kept, real, share, stage)
         device = next(self.learner.student.parameters()).device

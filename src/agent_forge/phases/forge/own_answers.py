@@ -15,9 +15,12 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from agent_forge.agent.dialogue import hear
 from agent_forge.data.documents import Document
-from agent_forge.evaluation.tasks import prompt_ids, write
-from agent_forge.phases.forge.checker import verified
+from agent_forge.data.tokenizer import has_thoughts
+from agent_forge.evaluation.tasks import prompt_ids
+from agent_forge.model.batch_generation import generate_batch
+from agent_forge.phases.forge.checker import equations_hold, verified
 from agent_forge.phases.forge.questions import Question
 
 
@@ -44,10 +47,17 @@ def own_answers(
         For each question its conversation with the model's own answer, or None where that was wrong.
     """
     prompts = prompt_ids(tokenizer, [question.task.prompt for question in questions])
-    said = write(model, tokenizer, prompts, max_tokens, temperature=temperature, seed=seed)
-    return [
-        Document.chat((("user", each.task.prompt), ("assistant", answer)), each.task.domain, each.task.level)
-        if verified(each.task, answer)
-        else None
-        for each, answer in zip(questions, said, strict=True)
-    ]
+    room = max_tokens * (2 if has_thoughts(tokenizer) else 1)
+    said = generate_batch(
+        model, tokenizer, prompts, room, thought_budget=max_tokens, temperature=temperature, seed=seed
+    )
+    return [_verified(each, *hear(tokenizer, ids)) for each, ids in zip(questions, said, strict=True)]
+
+
+def _verified(question: Question, thought: str, answer: str) -> Document | None:
+    """The conversation, where thought and answer pass the checker."""
+    if not verified(question.task, answer) or not equations_hold(thought):
+        return None
+    thoughts = (("thought", thought),) if thought else ()
+    turns = (("user", question.task.prompt), *thoughts, ("assistant", answer))
+    return Document.chat(turns, question.task.domain, question.task.level)

@@ -15,10 +15,11 @@ from transformers import PreTrainedTokenizerBase
 from agent_forge.data.corpora import Corpus
 from agent_forge.data.documents import Document
 from agent_forge.data.packing import Batches, TokenShard, pack
-from agent_forge.data.tokenizer import encode_documents
+from agent_forge.data.tokenizer import encode_documents, has_thoughts
 from agent_forge.errors import ConfigError
 from agent_forge.phases.forge.config import ForgePhaseConfig
 from agent_forge.phases.forge.questions import Question, Questions
+from agent_forge.phases.forge.tool_dialogues import thinking
 
 # Bytes of text behind a token, at most: what is packed must last for the whole phase.
 _BYTES_PER_TOKEN = 6
@@ -120,16 +121,21 @@ class Practice:
             found[level] = self.fitting(asked)
         return {level: asked for level, asked in found.items() if asked}, after
 
+    def worked(self, asked: Sequence[Question]) -> list[Document]:
+        """The worked answers; their steps are thoughts where the model can think."""
+        documents = [question.worked for question in asked]
+        return [thinking(each) for each in documents] if has_thoughts(self.tokenizer) else documents
+
     def fitting(self, asked: Sequence[Question]) -> list[Question]:
         """Those that fit into a window with their answer: a question cut off from its answer teaches nothing."""
-        lengths = (len(each.ids) for each in encode_documents(self.tokenizer, [q.worked for q in asked]))
+        lengths = (len(each.ids) for each in encode_documents(self.tokenizer, self.worked(asked)))
         return [q for q, length in zip(asked, lengths, strict=True) if length <= self.config.sequence_length]
 
     def batches(self, plan: Plan) -> tuple[Batches, dict[int, int]]:
         """Batches of a stage, and where the next questions of each level begin."""
         config = self.config
         asked, after = self.fresh(plan)
-        shards = {f"level-{n}": pack([q.worked for q in found], self.tokenizer) for n, found in asked.items()}
+        shards = {f"level-{n}": pack(self.worked(found), self.tokenizer) for n, found in asked.items()}
         own = config.own_fraction if plan.own else 0.0
         if plan.own:
             shards["own"] = pack(plan.own, self.tokenizer)

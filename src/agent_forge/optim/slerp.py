@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from agent_forge.phases.evomerge.linear import working_precision
+from agent_forge.optim.precision import working_precision
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,9 +48,14 @@ def slerp(
 
     Returns:
         [*shape], float32 (float64 for float64 input).
+
+    Raises:
+        ValueError: shapes differ.
     """
     import torch
 
+    if a.shape != b.shape:
+        raise ValueError(f"cannot interpolate {tuple(a.shape)} with {tuple(b.shape)}")
     a, b = working_precision(a), working_precision(b)
     if a.dim() < 2 and vectors == "lerp":
         return torch.lerp(a, b, t)

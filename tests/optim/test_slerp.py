@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_forge.phases.evomerge.slerp import AntiParallelWarning, iterated_slerp, slerp
+from agent_forge.optim.slerp import AntiParallelWarning, iterated_slerp, slerp
 
 
 def test_a_right_angle_by_hand() -> None:
@@ -62,3 +62,8 @@ def test_weights_of_zero_are_skipped_and_negative_ones_refused() -> None:
         iterated_slerp([a, b], weights=[1, -1])
     with pytest.raises(ValueError, match=r"\[0, 0\]"):
         iterated_slerp([a, b], weights=[0, 0])
+
+
+def test_refuses_tensors_of_other_shapes() -> None:
+    with pytest.raises(ValueError, match=r"cannot interpolate \(2,\) with \(3,\)"):
+        slerp(torch.zeros(2), torch.zeros(3), 0.5)
