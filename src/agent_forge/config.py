@@ -21,6 +21,7 @@ from agent_forge.phases.bitnet.config import BitnetConfig
 from agent_forge.phases.cognate.config import CognatePhaseConfig
 from agent_forge.phases.compression.config import CompressionConfig
 from agent_forge.phases.evomerge.config import EvomergeConfig
+from agent_forge.phases.forge.config import ForgePhaseConfig
 
 PRESETS = ("smoke", "demo", "small", "base25m")
 _STEPS = ("data", *ORDER)
@@ -75,6 +76,7 @@ class ForgeConfig(_Model):
     cognate: CognatePhaseConfig = Field(description="Phase 1: pretraining.")
     evomerge: EvomergeConfig = Field(description="Phase 2: evolutionary merging.")
     bitnet: BitnetConfig = Field(description="Phase 4: 1.58-bit weights.")
+    forge: ForgePhaseConfig = Field(description="Phase 5: curriculum training of the ternary model.")
     compression: CompressionConfig = Field(description="Phase 8: one tiny file.")
     gates: Mapping[str, tuple[Gate, ...]] = Field(description="Gates by phase.")
     handoffs: Mapping[str, tuple[str, ...]] = Field(description="Handoff rules by phase; see pipeline/handoffs.py.")

@@ -90,7 +90,7 @@ def exactly_ternary(outputs: Artifacts, context: _Paths) -> None:
 
     for artifact in many(outputs, "model"):
         if not is_exactly_ternary(context.path(artifact)):
-            raise HandoffError("phase bitnet gave no ternary tensor, or one with more than three values")
+            raise HandoffError("the checkpoint has no ternary tensor, or one with more than three values")
 
 
 def one_forge_file(outputs: Artifacts, context: _Paths) -> None:

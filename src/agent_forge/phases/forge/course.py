@@ -202,7 +202,7 @@ class Course:
         row: dict[str, Any] = {"stage": self.stage, "edge": self.edge, "chaos": self.chaos.value}
         if self.rhythm.due(self.stage):
             known = {n: self.watched[n] for n in self.levels if n < self.edge or n in self.passed}
-            result = self.night.sleep(self.stage, known, self.plan, rate=self._rate() * self.rate_factor)
+            result = self.night.sleep(self.stage, known, rate=self._rate() * self.rate_factor)
             if result is not None:
                 self.rhythm = self.rhythm.after(result.before, result.after, self.config.dream_tolerance)
                 row["dream"] = result.to_json()

@@ -45,7 +45,8 @@ def measure(
         tokenizer: of both.
         corpus: ordinary text.
     """
-    covered = {n: course.tested[n] for n in course.levels if n <= course.edge and course.tested[n]}
+    last = course.edge if config.sampling != "uniform" else config.top_level
+    covered = {n: course.tested[n] for n in course.levels if n <= last and course.tested[n]}
     after = Examiner(trained, tokenizer, course.practice.questions, config.answer_tokens)
     before = Examiner(source, tokenizer, course.practice.questions, config.answer_tokens)
     found, given = after.accuracy(covered), before.accuracy(covered)

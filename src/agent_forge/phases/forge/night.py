@@ -13,7 +13,7 @@ from agent_forge.phases.forge.config import ForgePhaseConfig
 from agent_forge.phases.forge.dreams import copy_of, dream, share_of_dreams
 from agent_forge.phases.forge.examiner import Examiner
 from agent_forge.phases.forge.learner import Learner
-from agent_forge.phases.forge.practice import Plan, Practice
+from agent_forge.phases.forge.practice import Practice
 from agent_forge.phases.forge.questions import Question
 
 # Draws behind those of practice, so that no dream moves them.
@@ -69,15 +69,12 @@ class Night:
         """Training steps of a night."""
         return max(1, round(self.config.dream_fraction * self.config.stage_steps))
 
-    def sleep(
-        self, stage: int, known: Mapping[int, Sequence[Question]], plan: Plan, *, rate: float
-    ) -> NightResult | None:
+    def sleep(self, stage: int, known: Mapping[int, Sequence[Question]], *, rate: float) -> NightResult | None:
         """Dreams of earlier levels, trains, and undoes it where it cost more than it may.
 
         Args:
             stage: its number.
             known: watched questions of earlier levels; accuracy on them decides.
-            plan: of the stage that is over.
             rate: factor on the peak learning rates.
 
         Returns:
