@@ -4,7 +4,7 @@
         [--work DIR] [--out benchmarks/results/ablation.jsonl] [--report]
 
 A small ternary Cognate (width 64, 2 layers) is trained once on text of the synthetic world and easy drills. Then
-phase 5 runs on it: the reference has the curriculum and nothing else, every arm differs from it in one setting.
+phase 5 runs on it: the reference practises all levels alike and has no trick, every arm differs from it in one setting.
 Judged on drills of all levels that nobody trained on (test split): accuracy, nats per answer token, ordinary text in
 bits per byte, and points forgotten. Paired: the same seed gives the same order of questions, the same test questions
 to all. "Helps" is p < 0.05 of the paired t-test over seeds *and* an interval of the paired bootstrap over questions
@@ -47,7 +47,7 @@ from agent_forge.pipeline.memory_context import MemoryContext
 
 ARMS: dict[str, dict[str, Any]] = {
     "reference": {},
-    "uniform sampling": {"sampling": "uniform"},
+    "edge by kind": {"sampling": "edge"},
     "one edge": {"sampling": "one-edge"},
     "chaos": {"chaos": 0.1, "chaos_gain": 0.2},
     "own answers": {"own_answers": 64},

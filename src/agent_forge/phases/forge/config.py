@@ -21,9 +21,9 @@ class ForgePhaseConfig(BaseModel):
     )
     top_level: int = Field(default=10, ge=1, le=10, description="Hardest level, of 1 to 10.")
     sampling: Literal["edge", "one-edge", "uniform"] = Field(
-        default="edge",
-        description="Practice at the edge of each kind of question, at one edge for all kinds, or all levels alike "
-        "(the control).",
+        default="uniform",
+        description="Practice of all levels alike, at the edge of each kind of question, or at one edge for all kinds "
+        "(the design's; off, because it lost to all levels alike).",
     )
     edge_success: float = Field(default=0.75, gt=0, lt=1, description="Share of right answers that marks the edge.")
     advance_success: float = Field(
