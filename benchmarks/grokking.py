@@ -110,7 +110,7 @@ def report(rows: list[dict[str, Any]]) -> None:
             both = [steps[seed] / plain[seed] for seed in steps if seed in plain]
             ratio = f"{statistics.median(both):.3f} of the plain steps" if both else "no plain run beside it"
             print(
-                f"  lambda {strength:4.1f}: median {statistics.median(steps.values()):8.0f} steps to 95% validation over "
+                f"  lambda {strength:4.1f}: median {statistics.median(steps.values()):8.0f} steps to 95% validation, "
                 f"{len(steps)} seeds ({never} never); {ratio}"
             )
 

@@ -5,6 +5,8 @@ from hypothesis import strategies as st
 
 from agent_forge.phases.forge.edge_of_chaos import (
     EASY_FRACTION,
+    Tally,
+    by_kind,
     edge_level,
     gradient_noise,
     mixture,
@@ -78,6 +80,24 @@ def test_every_mixture_keeps_a_fifth_easy(top, edge, easy, hard, spread):
 def test_too_little_that_is_easy_is_refused():
     with pytest.raises(ValueError, match=r"at least 0\.2"):
         mixture([1, 2], 2, easy=0.1)
+
+
+def test_a_kind_that_stays_hard_does_not_hold_back_the_others():
+    rates = {"sum": {1: 0.1, 2: 0.0}, "turn": {1: 1.0, 2: 0.9, 3: 0.4}}
+    shares = by_kind(rates, [1, 2, 3], easy=0.25, hard=0.15)
+    assert sum(x for own in shares.values() for x in own.values()) == pytest.approx(1)
+    assert max(shares["sum"], key=shares["sum"].get) == 1
+    assert max(shares["turn"], key=shares["turn"].get) == 3
+    assert sum(shares["sum"].values()) == pytest.approx(0.5)
+    done = by_kind({"sum": {1: 0.1}, "turn": {1: 1.0, 2: 1.0, 3: 1.0}}, [1, 2, 3])
+    assert sum(done["turn"].values()) == pytest.approx(0.25)
+
+
+def test_a_tally_forgets_by_halves():
+    tally = Tally().after({"sum": {1: (4, 8)}}).after({"sum": {1: (8, 8), 2: (0, 3)}})
+    assert tally.counts == {"sum": {1: (10.0, 12.0), 2: (0.0, 3.0)}}
+    assert tally.rates()["sum"] == pytest.approx({1: 10.5 / 13, 2: 0.5 / 4})
+    assert Tally.from_json(tally.to_json()) == tally
 
 
 def test_gradient_noise_by_hand():

@@ -28,6 +28,7 @@ from agent_forge.phases.forge.practice import Plan, Practice
 from agent_forge.phases.forge.questions import Question
 from agent_forge.phases.forge.self_modelling import layers_of
 from agent_forge.phases.forge.stability import Alarm, Stability
+from agent_forge.phases.forge.tool_dialogues import wants_tools
 
 LOG_EVERY = 10
 # Below this share of latent weights with a gradient the estimator is not at work (premortem RISK-004).
@@ -138,8 +139,9 @@ class Course:
         while len(self.lines) < self.config.own_answers:
             asked, self.starts[self.edge] = self.examiner.questions.draw(self.edge, "train", 32, self.starts[self.edge])
             room = self.config.own_answers - len(self.lines)
-            self.lines += [(Lineage(self.edge, question.task.kind), question) for question in asked[:room]]
-            if not asked:
+            alone = [question for question in asked if not wants_tools(question)]
+            self.lines += [(Lineage(self.edge, question.task.kind), question) for question in alone[:room]]
+            if not alone:
                 break
         self.lines, own = self.examiner.practise(
             self.lines, temperature=self.config.own_temperature, seed=seed, starts=self.starts

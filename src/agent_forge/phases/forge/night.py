@@ -15,6 +15,7 @@ from agent_forge.phases.forge.examiner import Examiner
 from agent_forge.phases.forge.learner import Learner
 from agent_forge.phases.forge.practice import Practice
 from agent_forge.phases.forge.questions import Question
+from agent_forge.phases.forge.tool_dialogues import wants_tools
 
 # Draws behind those of practice, so that no dream moves them.
 _DREAMT_OF = 20_000_000
@@ -117,4 +118,6 @@ class Night:
     def _questions(self, levels: Sequence[int], stage: int) -> list[Question]:
         each = max(1, self.config.dream_questions // len(levels))
         start = _DREAMT_OF + stage * 100 * each
-        return [q for level in levels for q in self.practice.questions.draw(level, "train", each, start)[0]]
+        asked = [q for level in levels for q in self.practice.questions.draw(level, "train", each, start)[0]]
+        # A dialogue with tools cannot be dreamt: nobody runs the tools.
+        return [question for question in asked if not wants_tools(question)]
