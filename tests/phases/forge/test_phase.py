@@ -15,11 +15,12 @@ from agent_forge.phases.forge.config import ForgePhaseConfig
 from agent_forge.pipeline.memory_context import MemoryContext
 
 CONFIG = ForgePhaseConfig(
-    sampling="edge", stages=3, stage_steps=20, domains=("drills",), top_level=3, questions=60,
+    sampling="edge", stages=3, stage_steps=20, domains=("drills",), top_level=3, questions=60, batch_size=8,
     assessment_questions=8, answer_tokens=16, own_answers=4, chaos=0.1, chaos_gain=0.2, dream_every=2,
-    dream_questions=16, dream_band=(1.0, 1e9), dream_tolerance=1.0, self_modelling_weight=0.1, grokfast_lambda=0.5, sequence_length=48,
-    batch_size=8, precision="fp32", checkpoint_every=8, validation_questions=6, test_questions=8, test_documents=4,
-    learning_rate=1e-2, other_learning_rate=5e-3, advance_success=0.05, edge_success=0.04, embedding_bits=16,
+    dream_questions=16, dream_band=(1.0, 1e9), dream_tolerance=1.0, self_modelling_weight=0.1, precision="fp32",
+    grokfast_lambda=0.5, sequence_length=48, checkpoint_every=8, validation_questions=6, test_questions=8,
+    test_documents=4, learning_rate=1e-2, other_learning_rate=5e-3, advance_success=0.05, edge_success=0.04,
+    embedding_bits=16,
 )  # fmt: skip
 GATES = {
     "forge/exactly_ternary", "forge/special_rows_identical", "forge/curriculum_loss_reduction",
