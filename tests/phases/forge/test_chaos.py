@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -11,6 +11,7 @@ from agent_forge.model.ternary import Layout, TernaryLinear
 from agent_forge.phases.forge.chaos import INPUT_SHARE, LIMIT, Chaos, disturb_tokens, noisy_weights, sensitivity
 
 
+@settings(deadline=None)
 @given(st.lists(st.one_of(st.floats(allow_nan=True), st.floats(0, 1)), max_size=20))
 def test_no_way_above_the_limit(asked):
     chaos = Chaos(0.1, gain=5.0)

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent_forge.data.documents import Document
@@ -35,6 +35,7 @@ def test_the_rhythm_slows_down_where_dreams_cost():
     assert not Rhythm(0).due(0)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 1000), st.integers(1, 1000))
 def test_at_least_half_is_real(dreams, real):
     share = share_of_dreams(dreams, real)

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent_forge.phases.forge.edge_of_chaos import (
@@ -33,6 +33,7 @@ def test_the_edge_by_hand(success, edge):
     assert edge_level(success) == edge
 
 
+@settings(deadline=None)
 @given(RATES)
 def test_no_level_below_the_edge_is_out_of_reach(success):
     edge = edge_level(success)
@@ -62,6 +63,7 @@ def test_the_mixture_by_hand():
     assert spread[2] == pytest.approx(0.19)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 10), st.integers(1, 10), st.floats(0.2, 0.6), st.floats(0, 0.3), st.floats(0, 0.3))
 def test_every_mixture_keeps_a_fifth_easy(top, edge, easy, hard, spread):
     levels = list(range(1, top + 1))

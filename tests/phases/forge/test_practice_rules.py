@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent_forge.data.corpora import Corpus, ingest
@@ -36,6 +36,7 @@ def test_the_streak_goes_on_through_variants():
     assert line.mastered
 
 
+@settings(deadline=None)
 @given(st.lists(st.booleans(), max_size=30))
 def test_a_lineage_is_mastered_by_three_in_a_row_and_by_nothing_else(answers):
     line, question, run = Lineage(1, "k"), _question(), 0
@@ -61,6 +62,7 @@ def test_equations(text, holds):
     assert equations_hold(text) is holds
 
 
+@settings(deadline=None)
 @given(st.integers(-999, 999), st.integers(-999, 999), st.integers(1, 99))
 def test_equations_agree_with_python(a, b, c):
     assert equations_hold(f"{a} + {b} * {c} = {a + b * c}")

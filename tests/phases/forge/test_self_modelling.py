@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent_forge.model.checkpoint import load_model
@@ -74,6 +74,7 @@ def test_calibration_error_by_hand():
         expected_calibration_error(np.array([]), np.array([]))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=40))
 def test_calibration_error_is_a_share(rows):
     said, right = np.array([r[0] for r in rows]), np.array([r[1] for r in rows])

@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent_forge.phases.forge.measurement import converged, forgetting
@@ -59,6 +59,7 @@ def test_a_collapse_of_accuracy():
     assert stability.look_at_accuracy({}, {}) is None
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 10), max_size=50))
 def test_a_state_is_taken_over_whole(losses):
     stability = Stability()

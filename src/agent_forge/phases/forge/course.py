@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from agent_forge.contract import Context
-from agent_forge.data.packing import Batches
+from agent_forge.data.packing import IGNORED, Batches
 from agent_forge.errors import Interrupted, PhaseFailed
 from agent_forge.optim import schedules
 from agent_forge.phases.forge.chaos import Chaos, sensitivity
@@ -194,6 +194,8 @@ class Course:
     def _look_closer(self, batches: Batches) -> None:
         """Once a stage: does the gradient agree with itself, and does the network amplify small differences?"""
         first, second = (self.batch(batches, self.steps_in_stage + place) for place in (0, 1))
+        if not all(bool((batch["labels"][:, 1:] != IGNORED).any()) for batch in (first, second)):
+            return
         noise = gradient_noise(self.learner.gradients(first), self.learner.gradients(second))
         grown = sensitivity(self.learner.student, first, len(layers_of(self.learner.student)))
         self.context.log({"forge/gradient_noise": noise, "forge/sensitivity": grown}, self._position())
