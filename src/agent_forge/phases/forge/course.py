@@ -7,6 +7,7 @@ step). So a run that was killed goes on from its newest state and ends with the 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -161,35 +162,45 @@ class Course:
         while self.step < self.steps_in_stage:
             if self.context.should_stop():
                 raise Interrupted(f"stopped in stage {self.stage} of phase forge; the newest state is saved")
-            self._one_step(batches)
-            if self.step and self.step % self.config.checkpoint_every == 0 and self.stability.calm:
-                self._keep()
+            # Weights are known to be sound once a batch has been read with them: they are copied before, kept after.
+            due = self.step > 0 and self.step % self.config.checkpoint_every == 0
+            snapshot = (self._snapshot(), self._position()) if due else None
+            sound = self._one_step(batches)
+            if snapshot and sound and self.stability.calm:
+                self._kept = snapshot[0]
+                self.context.checkpoint(*snapshot)
         self.starts = {level: max(after[level], start) for level, start in self.starts.items()}
         self._look_closer(batches)
 
-    def _one_step(self, batches: Batches) -> None:
+    def _one_step(self, batches: Batches) -> bool:
+        """One step; False where it led back to a stable state."""
         watched = self.step % LOG_EVERY == 0
         rate = self._rate() * self.rate_factor
-        figures = self.learner.step(
-            self.batch(batches, self.step + self.skipped),
-            rate=rate,
-            chaos=self.chaos.value,
-            generator=self.context.generator(f"forge-{self.stage}-{self.step + self.skipped}"),
-            watch=watched,
-        )
+        try:
+            figures = self.learner.step(
+                self.batch(batches, self.step + self.skipped),
+                rate=rate,
+                chaos=self.chaos.value,
+                generator=self.context.generator(f"forge-{self.stage}-{self.step + self.skipped}"),
+                watch=watched,
+            )
+        except ValueError:  # a scale beyond what fp16 can hold
+            self._restore(Alarm("broken weights", math.inf, 65504.0))
+            return False
         if not figures:
             self.step += 1
-            return
+            return True
         alarm = self.stability.look(figures["forge/loss"], figures["forge/gradient_norm"])
         if alarm is not None:
             self._restore(alarm)
-            return
+            return False
         total = self._position()
         if watched:
             self.context.log({**figures, "forge/rate": rate, "forge/chaos": self.chaos.value}, total)
             self._watch_gradients(figures["forge/gradient_share"])
         self.step += 1
         self.context.progress(total + 1, self.config.stages * self.config.stage_steps, f"level {self.edge}")
+        return True
 
     def _look_closer(self, batches: Batches) -> None:
         """Once a stage: does the gradient agree with itself, and does the network amplify small differences?"""
@@ -267,6 +278,10 @@ class Course:
             self.context.warn("RISK-004", message, gradient_share=share)
 
     def _keep(self) -> None:
+        self._kept = self._snapshot()
+        self.context.checkpoint(self._kept, self._position())
+
+    def _snapshot(self) -> dict[str, Any]:
         position = {
             "stage": self.stage,
             "step": self.step,
@@ -285,8 +300,7 @@ class Course:
             "tally": self.tally.to_json(),
             "rows": json.dumps(self.rows),
         }
-        self._kept = {**self.learner.training.state(), "position": position}
-        self.context.checkpoint(self._kept, self._position())
+        return {**self.learner.training.state(), "position": position}
 
     def _resume(self) -> None:
         found = self.context.restore()

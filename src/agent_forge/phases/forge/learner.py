@@ -84,6 +84,8 @@ class Learner:
         """One update on dreams and real text, held near the model ``before``."""
         labels = batch["labels"][:, 1:]
         valid = labels != IGNORED
+        if not bool(valid.any()):
+            return {"forge/dream_loss": 0.0, "forge/dream_divergence": 0.0, "forge/gradient_norm": 0.0}
         with torch.no_grad():
             reference = logits_and_hidden(before, batch, self.autocast)[0][:, :-1][valid]
         logits = logits_and_hidden(self.student, batch, self.autocast)[0][:, :-1][valid]

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from agent_forge.phases.forge.config import ForgePhaseConfig
 from agent_forge.phases.forge.dreams import copy_of, dream, share_of_dreams
@@ -101,16 +103,23 @@ class Night:
         sound = True
         for step in range(self.steps):
             batch = {name: value.to(device) for name, value in batches.batch(step).items()}
-            figures = self.learner.dream_step(
-                batch, before, rate=rate, divergence_weight=config.dream_divergence_weight
-            )
-            sound = sound and math.isfinite(figures["forge/dream_loss"])
+            sound = sound and self._one_step(batch, before, rate)
         # 3. Was anything forgotten?
         after = self._accuracy(known) if sound else 0.0
         undone = after < accuracy - config.dream_tolerance
         if undone:
             training.load_state(state)
         return NightResult(found.asked, found.verified, len(found.kept), accuracy, after, undone, share)
+
+    def _one_step(self, batch: Mapping[str, Tensor], before: PreTrainedModel, rate: float) -> bool:
+        """One step; False where it broke the student."""
+        try:
+            figures = self.learner.dream_step(
+                batch, before, rate=rate, divergence_weight=self.config.dream_divergence_weight
+            )
+        except ValueError:  # a scale beyond what fp16 can hold
+            return False
+        return math.isfinite(figures["forge/dream_loss"])
 
     def _accuracy(self, known: Mapping[int, Sequence[Question]]) -> float:
         return float(np.mean(list(self.examiner.accuracy(known).values())))

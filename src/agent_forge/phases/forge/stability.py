@@ -26,7 +26,8 @@ class Alarm:
     """What was seen.
 
     Attributes:
-        cause: one of "not finite", "loss variance", "loss rise", "gradient spike", "accuracy collapse".
+        cause: one of "not finite", "loss variance", "loss rise", "gradient spike", "accuracy collapse",
+            "broken weights".
         measured: its figure.
         bound: what it went beyond.
     """
