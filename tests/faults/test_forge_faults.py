@@ -22,9 +22,9 @@ from agent_forge.phases.forge.phase import make_course
 from agent_forge.pipeline.memory_context import MemoryContext
 
 SETTINGS = {
-    "stages": 2, "stage_steps": 40, "domains": ("parity",), "top_level": 1, "questions": 120, "sampling": "edge",
+    "stages": 3, "stage_steps": 60, "domains": ("parity",), "top_level": 1, "questions": 120, "sampling": "edge",
     "assessment_questions": 12, "answer_tokens": 6, "sequence_length": 32, "batch_size": 8, "precision": "fp32",
-    "learning_rate": 5e-3, "other_learning_rate": 5e-3, "text_fraction": 0.0, "validation_questions": 12,
+    "learning_rate": 2e-2, "other_learning_rate": 2e-2, "text_fraction": 0.0, "validation_questions": 12,
     "test_questions": 4, "test_documents": 2, "checkpoint_every": 10, "loss_window": 8,
 }  # fmt: skip
 
@@ -167,7 +167,7 @@ def test_pr5_a_dream_that_is_wrong_is_never_trained_on(course_of, monkeypatch):
 
 
 def test_pr5_a_dream_that_costs_is_undone_and_dreams_become_rarer(course_of, monkeypatch):
-    course, context = course_of(dream_every=1, dream_band=(1.0, 1e9), dream_fraction=0.5, stages=1)
+    course, context = course_of(dream_every=1, dream_band=(1.0, 1e9), dream_fraction=0.5, stages=1, stage_steps=120)
     # The injection: the checker lets every dream through, and the night trains far too hard on it.
     monkeypatch.setattr("agent_forge.phases.forge.own_answers.verified", lambda task, said: True)
     plain, seen = course.night.sleep, {}
