@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from agent_forge.data.config import DataConfig
 from agent_forge.errors import ConfigError
 from agent_forge.phases import BUILT, ORDER
+from agent_forge.phases.baking.config import BakingConfig
 from agent_forge.phases.bitnet.config import BitnetConfig
 from agent_forge.phases.cognate.config import CognatePhaseConfig
 from agent_forge.phases.compression.config import CompressionConfig
@@ -77,6 +78,7 @@ class ForgeConfig(_Model):
     evomerge: EvomergeConfig = Field(description="Phase 2: evolutionary merging.")
     bitnet: BitnetConfig = Field(description="Phase 4: 1.58-bit weights.")
     forge: ForgePhaseConfig = Field(description="Phase 5: curriculum training of the ternary model.")
+    baking: BakingConfig = Field(description="Phase 6: tools and a persona.")
     compression: CompressionConfig = Field(description="Phase 8: one tiny file.")
     gates: Mapping[str, tuple[Gate, ...]] = Field(description="Gates by phase.")
     handoffs: Mapping[str, tuple[str, ...]] = Field(description="Handoff rules by phase; see pipeline/handoffs.py.")

@@ -228,9 +228,14 @@ LATER_PHASES: tuple[Failure, ...] = (
         test="tests/faults/test_forge_faults.py::test_pr5_a_dream_that_costs_is_undone_and_dreams_become_rarer",
     ),
     Failure(
-        "PR6", "tools conflict with the model", cause="prompts that exclude each other", phases=("baking",),
-        measured="tool suite", threshold="< 90%", mitigation="tools one by one", fallback="fewer tools",
-        later=_NOT_BUILT,
+        "PR6", "tools conflict with the model",
+        cause="a tool that the model cannot use, or that it calls where another one is meant", phases=("baking",),
+        measured="for each tool: its questions answered right, and calls in questions that are not for it",
+        threshold="below baking.min_tool_accuracy, or above baking.max_tool_harm",
+        mitigation="the tool is dropped before anything is baked, and again after rounding", fallback="fewer tools",
+        shown="warning of the phase run, report, the figure baking/tools_dropped",
+        advice="more practice_steps, or fewer levels",
+        test="tests/phases/baking/test_phase.py::test_pr6_tools_that_a_model_cannot_use_are_left_out_visibly",
     ),
     Failure(
         "PR7", "expert vectors incompatible", cause="other shapes or scales", phases=("edge",),

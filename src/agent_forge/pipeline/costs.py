@@ -43,6 +43,7 @@ PROCESS_BYTES = 390 * 2**20
 """A process that has imported torch and transformers."""
 TRAINER_BYTES = 750 * 2**20
 """One that has also trained a few steps: kernels and their caches."""
+DIALOGUE_TOKENS, TURNS, WRITTEN_AT_ONCE = 60, 10, 64
 DOMAINS, DOCUMENT_TOKENS = 5, 110
 """The synthetic world's domains, and tokens of its usual document."""
 
@@ -184,6 +185,26 @@ def _forge(config: ForgeConfig, parameters: int, machine: Machine) -> Cost:
     return Cost(seconds, memory, (4 + 20 * config.retention.checkpoints) * parameters)
 
 
+def _baking(config: ForgeConfig, parameters: int, machine: Machine) -> Cost:
+    part = config.baking
+    model = config.cognate.model
+    cycles = part.iterations * (part.tools_steps + part.persona_steps) + part.recovery_steps
+    rows = part.batch_size * part.max_questions * DIALOGUE_TOKENS / 2 + part.anchor_batch * part.anchor_tokens
+    practice = part.practice_batch * part.sequence_length
+    seconds = START_SECONDS + _training(
+        config, part.practice_steps * practice, part.practice_steps, parameters, machine, TERNARY_PASSES / 2
+    )
+    seconds += _training(config, cycles * rows, 2 * cycles, parameters, machine, TERNARY_PASSES / 2)
+    # Conversations are written token by token: a batch of 64 takes about as long as its calls.
+    written = (2 * part.iterations + 1) * part.trajectories + 3 * part.test_questions
+    written += part.selection_questions * (2 + part.iterations) + TURNS * part.stability_conversations
+    turns = written * part.max_questions / WRITTEN_AT_ONCE
+    seconds += turns * part.answer_tokens * CALL_SECONDS * (1 + model.num_hidden_layers)
+    seconds += _reading(config, 4 * part.text_documents, part.sequence_length, parameters, machine)
+    memory = TRAINER_BYTES + (40 + 4 * part.kept_checkpoints) * parameters + _kept(config, max(practice, int(rows)))
+    return Cost(seconds, memory, (4 + (20 + 4 * part.kept_checkpoints) * config.retention.checkpoints) * parameters)
+
+
 def _compression(config: ForgeConfig, parameters: int, machine: Machine) -> Cost:
     part = config.compression
     codecs = sum(CODEC_SECONDS_PER_WEIGHT.get(codec, 0.0) for codec in part.codecs) * parameters
@@ -200,6 +221,7 @@ _COSTS: Mapping[str, Callable[[ForgeConfig, int, Machine], Cost]] = {
     "evomerge": _evomerge,
     "bitnet": _bitnet,
     "forge": _forge,
+    "baking": _baking,
     "compression": _compression,
 }
 

@@ -90,7 +90,7 @@ def exactly_ternary(outputs: Artifacts, context: _Paths) -> None:
 
     for artifact in many(outputs, "model"):
         if not is_exactly_ternary(context.path(artifact)):
-            raise HandoffError("the checkpoint has no ternary tensor, or one with more than three values")
+            raise HandoffError("the phase gave no ternary tensor, or one with more than three values")
 
 
 def one_forge_file(outputs: Artifacts, context: _Paths) -> None:
@@ -98,6 +98,16 @@ def one_forge_file(outputs: Artifacts, context: _Paths) -> None:
     for artifact in many(outputs, "agent"):
         if [name for name in artifact.files if name.endswith(".forge")] != list(artifact.files):
             raise HandoffError(f"the agent should be one .forge file, and has {', '.join(artifact.files)}")
+
+
+def tool_manifest(outputs: Artifacts, context: _Paths) -> None:
+    """The agent brings ``tools.json``, every tool of it can be made, and what they look up is there."""
+    from agent_forge.agent.toolbox import Toolbox
+
+    for artifact in many(outputs, "model"):
+        toolbox = Toolbox.load(context.path(artifact))
+        if toolbox is None or toolbox.knowledge is None:
+            raise HandoffError("phase baking gave a checkpoint without tools.json or without knowledge.json")
 
 
 RULES: Mapping[str, Callable[[Artifacts, _Paths], None]] = {
@@ -108,6 +118,7 @@ RULES: Mapping[str, Callable[[Artifacts, _Paths], None]] = {
     "specialist_facts": has_facts("specialization", "final_loss", "seed", "param_count", "tokens_seen", "data_digest"),
     "champion_facts": has_facts("fitness", "merge_technique", "generations"),
     "exactly_ternary": exactly_ternary,
+    "tool_manifest": tool_manifest,
     "one_forge_file": one_forge_file,
 }
 
