@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
@@ -51,25 +52,17 @@ def generate_batch(
     order = sorted(range(len(prompts)), key=lambda n: (-len(prompts[n]), n))
     pad = next((t for t in (tokenizer.pad_token_id, tokenizer.eos_token_id) if t is not None), 0)
     device = next(model.parameters()).device
+    drawn: dict[str, Any] = {"temperature": temperature, "top_k": 0} if temperature > 0 else {}
     settings = GenerationConfig(
-        max_new_tokens=max(1, max_tokens - len(given)),
-        do_sample=temperature > 0,
-        temperature=temperature if temperature > 0 else None,
-        top_k=0 if temperature > 0 else None,
-        use_cache=True,
-        pad_token_id=pad,
-        eos_token_id=tokenizer.eos_token_id,
-    )
+        max_new_tokens=max(1, max_tokens - len(given)), do_sample=bool(drawn), use_cache=True, pad_token_id=pad,
+        eos_token_id=tokenizer.eos_token_id, **drawn,
+    )  # fmt: skip
     at = 0
     while at < len(order):
         longest = len(prompts[order[at]])
         rows = order[at : at + max(1, batch_tokens // (longest + max_tokens))]
         at += len(rows)
-        ids = torch.full((len(rows), longest), pad)
-        mask = torch.zeros(len(rows), longest, dtype=torch.long)
-        for place, n in enumerate(rows):
-            ids[place, longest - len(prompts[n]) :] = torch.tensor(prompts[n])
-            mask[place, longest - len(prompts[n]) :] = 1
+        ids, mask = _padded([prompts[n] for n in rows], pad)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else [], enabled=temperature > 0):
             if temperature > 0:
                 torch.manual_seed(seed + at)
@@ -79,6 +72,17 @@ def generate_batch(
         for n, row in zip(rows, found[:, longest:].tolist(), strict=True):
             said[n] = [*given, *_until(row, tokenizer.eos_token_id)]
     return said
+
+
+def _padded(prompts: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and mask [B, T] of prompts, filled up on the left."""
+    longest = max(map(len, prompts))
+    ids = torch.full((len(prompts), longest), pad)
+    mask = torch.zeros(len(prompts), longest, dtype=torch.long)
+    for place, prompt in enumerate(prompts):
+        ids[place, longest - len(prompt) :] = torch.tensor(prompt)
+        mask[place, longest - len(prompt) :] = 1
+    return ids, mask
 
 
 def _until(ids: list[int], stop: int | None) -> list[int]:
