@@ -23,6 +23,7 @@ from agent_forge.phases.cognate.config import CognatePhaseConfig
 from agent_forge.phases.compression.config import CompressionConfig
 from agent_forge.phases.evomerge.config import EvomergeConfig
 from agent_forge.phases.forge.config import ForgePhaseConfig
+from agent_forge.phases.quietstar.config import QuietstarConfig
 
 PRESETS = ("smoke", "demo", "small", "base25m")
 _STEPS = ("data", *ORDER)
@@ -76,6 +77,7 @@ class ForgeConfig(_Model):
     data: DataConfig = Field(description="Where the text comes from and how it is split.")
     cognate: CognatePhaseConfig = Field(description="Phase 1: pretraining.")
     evomerge: EvomergeConfig = Field(description="Phase 2: evolutionary merging.")
+    quietstar: QuietstarConfig = Field(description="Phase 3: thinking before answering.")
     bitnet: BitnetConfig = Field(description="Phase 4: 1.58-bit weights.")
     forge: ForgePhaseConfig = Field(description="Phase 5: curriculum training of the ternary model.")
     baking: BakingConfig = Field(description="Phase 6: tools and a persona.")

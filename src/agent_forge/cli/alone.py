@@ -147,8 +147,13 @@ def _sound_folder(path: Path) -> Iterator[Path]:
     if path.is_dir():
         yield path
         return
+    from agent_forge.phases.compression.attachments import attachments
+
     with TemporaryDirectory() as folder:
-        yield save_model(network, tokenizer, Path(folder))
+        save_model(network, tokenizer, Path(folder))
+        for name, content in attachments(path).items():
+            Path(folder, name).write_bytes(content)
+        yield Path(folder)
 
 
 def _keyword_values(settings: list[str] | None) -> dict[str, Any]:

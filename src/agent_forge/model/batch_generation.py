@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ def generate_batch(
     batch_tokens: int = 8192,
     think: Think = "auto",
     thought_budget: int = THOUGHT_BUDGET,
+    stop_ids: Collection[int] | None = None,
     temperature: float = 0.0,
     seed: int = 0,
 ) -> list[list[int]]:
@@ -33,18 +35,19 @@ def generate_batch(
         max_tokens: tokens of a continuation at most, thoughts and their marks included.
         batch_tokens: tokens in a batch at most, continuation and padding included.
         think, thought_budget: as in `generate_tokens`.
+        stop_ids: tokens that end a continuation; None = the tokenizer's end token.
         temperature: 0 = always the likeliest token.
         seed: of the draws; torch's own generator comes back as it was.
 
     Returns:
-        For each prompt the tokens before the end token, which is left out.
+        For each prompt the tokens before the one that ended it, which is left out.
 
     Raises:
         ValueError: ``think`` is True and the tokenizer has no thought tokens.
     """
-    rule = thought_rule(
-        tokenizer, [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id], think, thought_budget
-    )
+    end = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
+    rule = thought_rule(tokenizer, end, think, thought_budget)
+    stop = end if stop_ids is None else sorted(stop_ids)
     given = [] if rule is None else rule.prefix()
     prompts = [[*prompt, *given] for prompt in prompts]
     rules = LogitsProcessorList([] if rule is None else [rule])
@@ -55,35 +58,41 @@ def generate_batch(
     drawn: dict[str, Any] = {"temperature": temperature, "top_k": 0} if temperature > 0 else {}
     settings = GenerationConfig(
         max_new_tokens=max(1, max_tokens - len(given)), do_sample=bool(drawn), use_cache=True, pad_token_id=pad,
-        eos_token_id=tokenizer.eos_token_id, **drawn,
+        eos_token_id=stop or None, **drawn,
     )  # fmt: skip
     at = 0
     while at < len(order):
         longest = len(prompts[order[at]])
         rows = order[at : at + max(1, batch_tokens // (longest + max_tokens))]
         at += len(rows)
-        ids, mask = _padded([prompts[n] for n in rows], pad)
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else [], enabled=temperature > 0):
-            if temperature > 0:
-                torch.manual_seed(seed + at)
+        ids, mask = _padded([prompts[n] for n in rows], longest, pad)
+        with _seeded(seed + at if drawn else None, device):
             found = model.generate(  # type: ignore[operator]
                 ids.to(device), attention_mask=mask.to(device), generation_config=settings, logits_processor=rules
             )
         for n, row in zip(rows, found[:, longest:].tolist(), strict=True):
-            said[n] = [*given, *_until(row, tokenizer.eos_token_id)]
+            said[n] = [*given, *_until(row, stop)]
     return said
 
 
-def _padded(prompts: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and mask [B, T] of prompts, filled up on the left."""
-    longest = max(map(len, prompts))
-    ids = torch.full((len(prompts), longest), pad)
-    mask = torch.zeros(len(prompts), longest, dtype=torch.long)
+@contextmanager
+def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
+    """Draws from a seed for as long as the block runs; None = nothing is drawn."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else [], enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        yield
+
+
+def _padded(prompts: Sequence[Sequence[int]], length: int, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens and mask [B, length], prompts at the right end."""
+    ids = torch.full((len(prompts), length), pad)
+    mask = torch.zeros(len(prompts), length, dtype=torch.long)
     for place, prompt in enumerate(prompts):
-        ids[place, longest - len(prompt) :] = torch.tensor(prompt)
-        mask[place, longest - len(prompt) :] = 1
+        ids[place, length - len(prompt) :] = torch.tensor(prompt)
+        mask[place, length - len(prompt) :] = 1
     return ids, mask
 
 
-def _until(ids: list[int], stop: int | None) -> list[int]:
-    return ids[: ids.index(stop)] if stop in ids else ids
+def _until(ids: list[int], stop: Collection[int]) -> list[int]:
+    return ids[: next((place for place, token in enumerate(ids) if token in stop), len(ids))]

@@ -215,10 +215,31 @@ def _compression(config: ForgeConfig, parameters: int, machine: Machine) -> Cost
     return Cost(seconds, PROCESS_BYTES + 60 * parameters + 2**25, parameters)
 
 
+def _quietstar(config: ForgeConfig, parameters: int, machine: Machine) -> Cost:
+    part = config.quietstar
+    batch = part.batch_size * part.sequence_length
+    places = part.places or part.quiet_length
+    # text and thoughts in one pass with gradients, and about half as much to draw them
+    quiet = part.quiet_batch_size * part.samples * 1.5
+    quiet *= part.quiet_length + places * (part.thought_length + part.talk_tokens + 1)
+    tokens = part.habit_steps * batch * (1 + part.ordinary_fraction / 3) + part.quiet_steps * quiet
+    steps = part.habit_steps * 1.3 + part.quiet_steps * (2 + part.thought_length / 2)
+    # an answer is written token by token in large batches: four conditions and the thoughts
+    asked = part.test_tasks * (DOCUMENT_TOKENS + 5 * part.thought_budget / 2)
+    seconds = START_SECONDS + _training(config, tokens, steps, parameters, machine, TRAINING_PASSES)
+    seconds += _reading(config, 2 * part.test_documents, part.sequence_length, parameters, machine)
+    seconds += (
+        READING_PASSES * _values(config) * asked / machine.elements + source_bytes(config) / TOKENIZE_BYTES_PER_SECOND
+    )
+    memory = TRAINER_BYTES + 60 * parameters + 1.3 * _kept(config, max(batch, int(quiet)))
+    return Cost(seconds, memory, (4 + 20 * config.retention.checkpoints) * parameters)
+
+
 _COSTS: Mapping[str, Callable[[ForgeConfig, int, Machine], Cost]] = {
     "data": _data,
     "cognate": _cognate,
     "evomerge": _evomerge,
+    "quietstar": _quietstar,
     "bitnet": _bitnet,
     "forge": _forge,
     "baking": _baking,

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from agent_forge.contract import Artifact, Artifacts, many
+from agent_forge.contract import END_THINK, THINK, Artifact, Artifacts, many
 from agent_forge.errors import HandoffError
 
 
@@ -93,6 +93,21 @@ def exactly_ternary(outputs: Artifacts, context: _Paths) -> None:
             raise HandoffError("the phase gave no ternary tensor, or one with more than three values")
 
 
+def thought_tokens(outputs: Artifacts, context: _Paths) -> None:
+    """The tokenizer has the marks of a thought, the embedding has rows for them, and the resize is recorded."""
+    for artifact in many(outputs, "model"):
+        folder = context.path(artifact)
+        recorded = artifact.facts.get("thought_tokens", {})
+        tokens = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["added_tokens"]
+        ids = {token["content"]: token["id"] for token in tokens}
+        found = (ids.get(THINK), ids.get(END_THINK))
+        if found != (recorded.get("opening"), recorded.get("closing")) or None in found:
+            raise HandoffError(f"the tokenizer has {found} for {THINK} and {END_THINK}, the manifest says {recorded}")
+        rows = int(json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"])
+        if rows <= max(found):
+            raise HandoffError(f"the model has {rows} rows, its thought tokens are {found}")
+
+
 def one_forge_file(outputs: Artifacts, context: _Paths) -> None:
     """The agent is one `.forge` file."""
     for artifact in many(outputs, "agent"):
@@ -117,6 +132,7 @@ RULES: Mapping[str, Callable[[Artifacts, _Paths], None]] = {
     "different_weights": different_weights,
     "specialist_facts": has_facts("specialization", "final_loss", "seed", "param_count", "tokens_seen", "data_digest"),
     "champion_facts": has_facts("fitness", "merge_technique", "generations"),
+    "thought_tokens": thought_tokens,
     "exactly_ternary": exactly_ternary,
     "tool_manifest": tool_manifest,
     "one_forge_file": one_forge_file,
