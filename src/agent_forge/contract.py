@@ -28,6 +28,9 @@ Kind: TypeAlias = Literal["corpus", "checkpoint", "checkpoints", "agent_file"]
 In ``Phase.consumes`` a trailing ``?`` marks an optional input.
 """
 
+THINK, END_THINK = "<think>", "</think>"
+"""The tokens around a thought: phase 3 teaches them, every later phase, the agent and the evaluation know them."""
+
 
 def canonical_json(value: Any) -> str:
     """JSON with sorted keys and no spaces: equal values give equal text."""

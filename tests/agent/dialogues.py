@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
 from agent_forge.data.documents import Document
+from agent_forge.data.tokenizer import encode_documents
 
 RECORDS = {
     "Ada Vane": {"town": "Aldale", "trade": "baker", "born": "512", "friend": "Bo Lock"},
@@ -36,3 +40,21 @@ def documents() -> list[Document]:
         turns += [("assistant", call), ("user", f"result: {result}")]
     made.append(Document.chat([*turns, ("assistant", CHAIN[2])]))
     return made
+
+
+def taught(tokenizer, learned: list[Document], steps: int) -> LlamaForCausalLM:
+    """A tiny model that has learned these conversations by heart."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=256, **sizes))
+    rows = list(encode_documents(tokenizer, learned))
+    length = max(len(row.ids) for row in rows)
+    ids = torch.tensor([row.ids + [0] * (length - len(row.ids)) for row in rows])
+    asked = torch.tensor([row.prompted + [True] * (length - len(row.ids)) for row in rows])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    for _ in range(steps):
+        loss = model(input_ids=ids, labels=ids.masked_fill(asked, -100)).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model.eval()

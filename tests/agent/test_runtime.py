@@ -3,14 +3,14 @@
 import copy
 
 import pytest
-from tests.agent.dialogues import CHAIN, DIALOGUES, PLAIN
+from tests.agent.dialogues import CHAIN, DIALOGUES, PLAIN, taught
 
 from agent_forge.agent.dialogue import Dialogue, hear
 from agent_forge.agent.runtime import Piece, converse, converse_all, stream
 from agent_forge.agent.toolbox import Toolbox
 from agent_forge.agent.transcript import Transcript, Turn, said
 from agent_forge.data.documents import Document
-from agent_forge.data.tokenizer import encode_documents
+from agent_forge.data.tokenizer import add_thoughts, encode_documents, thought_ids
 
 
 def ask(model, tokenizer, toolbox, question, **options):
@@ -109,13 +109,39 @@ def test_marks_in_a_result_are_plain_text(tokenizer):
 
 def test_thoughts_are_told_from_words(tokenizer):
     own = copy.deepcopy(tokenizer)
-    own.add_special_tokens({"additional_special_tokens": ["<think>", "</think>"]}, replace_extra_special_tokens=False)
-    opening, closing = own.convert_tokens_to_ids(["<think>", "</think>"])
+    add_thoughts(own)
+    opening, closing = thought_ids(own)
     why, what = (own.encode(text, add_special_tokens=False) for text in ("Let me see", "fox"))
     assert hear(own, [opening, *why, closing, *what]) == ("Let me see", "fox")
     assert hear(own, [*why, closing, *what]) == ("Let me see", "fox")
     assert hear(own, [opening, *why]) == ("Let me see", "")
-    assert hear(own, what) == ("", "fox")
+    assert hear(own, what) == hear(tokenizer, what) == ("", "fox")
+
+
+@pytest.fixture(scope="module")
+def thinker(tokenizer):
+    """A model that thinks before it calls, and before it answers."""
+    own = copy.deepcopy(tokenizer)
+    add_thoughts(own)
+    turns = [("user", "What is 2 + 2?"), ("thought", "A sum."), ("assistant", "calculator(2 + 2)")]
+    turns += [("user", "result: 4"), ("thought", "Say it."), ("assistant", "It is 4.")]
+    return taught(own, [Document.chat(turns)], steps=60), own
+
+
+def test_a_model_that_thinks(thinker, toolbox):
+    model, own = thinker
+    transcript = ask(model, own, toolbox, "What is 2 + 2?")
+    kinds = [(turn.kind, turn.text) for turn in transcript.turns]
+    assert kinds == [
+        ("thought", "A sum."), ("call", "calculator(2 + 2)"), ("result", "4"), ("thought", "Say it."),
+        ("answer", "It is 4."),
+    ]  # fmt: skip
+    (together,) = converse_all(model, own, toolbox, ["What is 2 + 2?"])
+    assert [(turn.kind, turn.text) for turn in together.turns] == kinds
+    steps = list(stream(model, own, toolbox, [{"role": "user", "content": "What is 2 + 2?"}], Transcript()))
+    assert Piece("thought", "A sum.") in steps
+    never = ask(model, own, toolbox, "What is 2 + 2?", think=False)
+    assert not any(turn.kind == "thought" for turn in never.turns)
 
 
 def test_a_conversation_needs_a_message(tokenizer):

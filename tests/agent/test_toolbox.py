@@ -6,7 +6,8 @@ import pytest
 from tests.agent.dialogues import RECORDS
 
 from agent_forge.agent.calls import Call, parse_call
-from agent_forge.agent.kinds import make_tool, world_toolbox
+from agent_forge.agent.embeddings import embedder
+from agent_forge.agent.kinds import KINDS, Resources, make_tool, tool_row, world_toolbox
 from agent_forge.agent.knowledge import Knowledge
 from agent_forge.agent.schema import ToolError, object_schema
 from agent_forge.agent.toolbox import MAX_RESULT_CHARACTERS, Tool, Toolbox
@@ -141,6 +142,39 @@ def test_a_fault_of_our_own_is_not_hidden():
         Toolbox([Tool("t", "breaks", object_schema(), "x", run=broken)]).call(Call("t", ""))
 
 
+def test_a_folder_is_searched_by_the_tool(tmp_path, agent, tokenizer):
+    (tmp_path / "fox.txt").write_text("The fox is red.\n\n" * 30 + "\n\nThe den is below the mill.")
+    (tmp_path / "bear.txt").write_text("The bear is brown.")
+    for settings in ({}, {"mode": "embedding", "results": 2}):
+        rows = [tool_row("retrieve", **settings), tool_row("calculator")]
+        manifest = json.dumps({"format": 1, "tools": rows})
+        box = Toolbox.from_json(manifest, folder=tmp_path, embed=embedder(agent, tokenizer))
+        result = box.call(Call("retrieve", "The bear is brown."))
+        assert result.text.splitlines()[0] == "The bear is brown."
+        assert result.notes == {"retrieval": settings.get("mode", "bm25")}
+    none = Toolbox.from_json(json.dumps({"format": 1, "tools": [tool_row("retrieve")]}))
+    assert none.call(Call("retrieve", "bear")).text == "this tool was given no folder of texts"
+    bm25 = Toolbox.from_json(json.dumps({"format": 1, "tools": [tool_row("retrieve")]}), folder=tmp_path)
+    assert bm25.call(Call("retrieve", "whale")).text == "no text is about that"
+    blind = json.dumps({"format": 1, "tools": [tool_row("retrieve", mode="embedding")]})
+    assert "needs the model" in Toolbox.from_json(blind, folder=tmp_path).call(Call("retrieve", "bear")).text
+    with pytest.raises(ConfigError, match="modes bm25, embedding"):
+        make_tool(tool_row("retrieve", mode="magic"))
+    with pytest.raises(DataError, match="is no folder"):
+        Toolbox.from_json(json.dumps({"format": 1, "tools": [tool_row("retrieve")]}), folder=tmp_path / "none")
+
+
+def test_every_kind_has_a_row_of_its_own():
+    tools = [make_tool(tool_row(kind), Resources(Knowledge({}))) for kind in KINDS]
+    assert [tool.name for tool in Toolbox(tools).tools.values()] == list(KINDS)
+
+
+@pytest.mark.parametrize(("cpu", "memory"), [(0, 256), (61, 256), (2, 8), (2, 4096)])
+def test_a_manifest_cannot_ask_for_more_than_the_most(cpu, memory):
+    with pytest.raises(ConfigError, match="a program may have"):
+        make_tool(tool_row("python", cpu_seconds=cpu, memory_mib=memory))
+
+
 ROW = {"name": "c", "description": "d", "inputSchema": object_schema(expression={"type": "string"}),
        "kind": "calculator", "settings": {}}  # fmt: skip
 
@@ -157,7 +191,7 @@ ROW = {"name": "c", "description": "d", "inputSchema": object_schema(expression=
 )  # fmt: skip
 def test_manifests_that_cannot_be(change, why):
     with pytest.raises(ConfigError, match=why):
-        make_tool(ROW | change, Knowledge({}))
+        make_tool(ROW | change, Resources(Knowledge({})))
 
 
 @pytest.mark.parametrize(

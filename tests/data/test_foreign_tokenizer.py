@@ -5,7 +5,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from agent_forge.data.documents import Document
-from agent_forge.data.tokenizer import encode_documents, encode_texts, has_marks, start_ids, tokenizer_digest
+from agent_forge.data.tokenizer import (
+    add_thoughts,
+    encode_documents,
+    encode_texts,
+    has_marks,
+    start_ids,
+    tokenizer_digest,
+)
 from agent_forge.evaluation.tasks import prompt_ids
 
 CHAT = Document.chat((("user", "hi"), ("assistant", "ho"), ("user", "who?"), ("assistant", "me")))
@@ -62,3 +69,18 @@ def test_digest_is_of_what_it_does():
     one, same, other = byte_tokenizer(), byte_tokenizer(), byte_tokenizer(eos_token="</s>")
     same("some text", truncation=True, max_length=2)
     assert tokenizer_digest(one) == tokenizer_digest(same) != tokenizer_digest(other)
+
+
+def test_thoughts_of_a_tokenizer_without_our_marks():
+    tokenizer = byte_tokenizer(bos_token="<s>", eos_token="</s>")
+    worked = Document.chat((("user", "2 + 2?"), ("thought", "1 + 3"), ("assistant", "4")))
+    (without,) = encode_documents(tokenizer, [worked])
+    assert tokenizer.decode(without.ids) == "<s>\n2 + 2?\n\n4</s>"
+    assert add_thoughts(tokenizer) == 2
+    (encoded,) = encode_documents(tokenizer, [worked])
+    assert tokenizer.decode(encoded.ids) == "<s>\n2 + 2?\n\n<think>1 + 3</think>4</s>"
+    own = [token for token, given in zip(encoded.ids, encoded.prompted, strict=True) if not given]
+    assert tokenizer.decode(own) == "<s><think>1 + 3</think>4</s>"
+    assert len(encoded.ids) - 1 == worked.num_bytes
+    (prompt,) = prompt_ids(tokenizer, ["2 + 2?"])
+    assert encoded.ids[: len(prompt)] == prompt

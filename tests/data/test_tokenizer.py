@@ -8,8 +8,12 @@ from transformers import AutoTokenizer
 from agent_forge.data.documents import Document
 from agent_forge.data.tokenizer import (
     SPECIALS,
+    add_thoughts,
     encode_documents,
     encode_texts,
+    has_thoughts,
+    split_thought,
+    thought_ids,
     tokenizer_digest,
     train_tokenizer,
 )
@@ -77,3 +81,65 @@ def test_plain_text_opens_and_ends():
 def test_too_small_a_vocabulary_is_refused():
     with pytest.raises(ValueError, match="261"):
         train_tokenizer(TEXTS, 260)
+
+
+THINKER = train_tokenizer(TEXTS, 320)
+add_thoughts(THINKER)
+WORKED = Document.chat((("user", "12 + 30?"), ("thought", "2 + 0 = 2"), ("assistant", "42")))
+
+
+def test_thought_tokens_stand_behind_all_others_and_are_added_once():
+    assert thought_ids(THINKER) == (len(TOKENIZER), len(TOKENIZER) + 1)
+    assert has_thoughts(THINKER)
+    assert add_thoughts(THINKER) == 0
+    assert not has_thoughts(TOKENIZER)
+    with pytest.raises(ValueError, match="quietstar"):
+        thought_ids(TOKENIZER)
+
+
+def test_a_thought_is_written_by_the_model_in_front_of_its_answer():
+    (encoded,) = encode_documents(THINKER, [WORKED])
+    assert THINKER.decode(encoded.ids) == (
+        "<|bos|><|user|>12 + 30?<|end|><|assistant|><think>2 + 0 = 2</think>42<|end|>"
+    )
+    said = THINKER.decode([i for i, given in zip(encoded.ids, encoded.prompted, strict=True) if not given])
+    assert said == "<|bos|><think>2 + 0 = 2</think>42<|end|>"
+    assert WORKED.num_bytes == len("12 + 30?2 + 0 = 242") + 6
+
+
+def test_without_thought_tokens_thoughts_are_left_out():
+    (encoded,) = encode_documents(TOKENIZER, [WORKED])
+    (plain,) = encode_documents(TOKENIZER, [WORKED.without_thoughts()])
+    assert encoded == plain
+    assert TOKENIZER.decode(encoded.ids) == "<|bos|><|user|>12 + 30?<|end|><|assistant|>42<|end|>"
+
+
+def test_thought_marks_spelled_out_are_plain_text():
+    (ids,) = encode_texts(THINKER, ["a <think>b</think>"])
+    assert not set(ids) & set(thought_ids(THINKER))
+    assert THINKER.decode(ids) == "a <think>b</think>"
+
+
+def test_thought_tokens_survive_the_disk(tmp_path):
+    THINKER.save_pretrained(tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    assert tokenizer_digest(loaded) == tokenizer_digest(THINKER)
+    assert thought_ids(loaded) == thought_ids(THINKER)
+
+
+@pytest.mark.parametrize(
+    ("turn", "thought", "said"),
+    [
+        ("<think>a</think>b", "a", "b"),
+        ("a</think>b", "a", "b"),
+        ("<think>a", "a", ""),
+        ("b", "", "b"),
+        ("<think>a</think>b<think>c</think>d", "abc", "d"),
+        ("<think>a</think>b<think>c", "abc", ""),
+    ],
+)
+def test_what_is_thought_and_what_is_said(turn, thought, said):
+    found = split_thought(THINKER, THINKER.encode(turn, add_special_tokens=False))
+    assert tuple(map(THINKER.decode, found)) == (thought, said)
+    ids = TOKENIZER.encode("a b", add_special_tokens=False)
+    assert split_thought(TOKENIZER, ids) == ([], ids)

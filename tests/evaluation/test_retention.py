@@ -6,13 +6,23 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from agent_forge.data.corpora import Corpus, ingest
 from agent_forge.data.documents import Document, Task
 from agent_forge.data.packing import Batches, pack
 from agent_forge.data.tokenizer import train_tokenizer
-from agent_forge.evaluation.retention import byte_entropy, kl_divergence, measure_reference, retention, task_floor
+from agent_forge.evaluation.retention import (
+    allowed_loss,
+    byte_entropy,
+    kl_divergence,
+    measure_reference,
+    retained_fraction,
+    retention,
+    task_floor,
+)
 
 
 @pytest.fixture(scope="module")
@@ -71,13 +81,33 @@ def test_damage_lowers_every_figure(trained):
     assert little.reference_bits_per_byte == much.reference_bits_per_byte
 
 
-def test_a_reference_at_the_floor_is_refused(trained):
+def test_a_reference_at_the_floor_is_told_and_the_ratio_of_bits_counts(trained):
     corpus, tokenizer, model = trained
     lost = copy.deepcopy(model)
     with torch.no_grad():
         lost.lm_head.weight.zero_()
-    with pytest.raises(ValueError, match="no better than the floor"):
-        retention(model, tokenizer, lost, corpus, max_documents=4, max_kl_tokens=0)
+    found = retention(model, tokenizer, lost, corpus, max_documents=4, max_kl_tokens=0)
+    assert not found.floor_adjusted
+    assert found.retention_fraction == found.reference_bits_per_byte / found.bits_per_byte > 1
+    assert retention(model, tokenizer, model, corpus, max_documents=4, max_kl_tokens=0).floor_adjusted
+
+
+def test_retained_fraction_by_hand():
+    assert retained_fraction(2.5, 2.0, 4.0) == 0.75
+    assert retained_fraction(4.0, 2.0, 4.0) == 0.0
+    assert retained_fraction(6.0, 5.0, 4.0) == pytest.approx(5 / 6)
+    assert retained_fraction(math.inf, 2.0, 4.0) == retained_fraction(math.nan, 5.0, 4.0) == 0.0
+    assert allowed_loss(2.0, 4.0, 0.95) == pytest.approx(0.1)
+    assert allowed_loss(5.0, 4.0, 0.0) == math.inf
+
+
+@given(st.floats(0.1, 8), st.floats(0.1, 8), st.floats(0.01, 1))
+def test_what_may_be_lost_leaves_exactly_the_fraction_that_must_stay(reference, floor, fraction):
+    assume(abs(reference - floor) > 1e-3)
+    loss = allowed_loss(reference, floor, fraction)
+    assert loss >= 0
+    assert retained_fraction(reference + loss, reference, floor) == pytest.approx(fraction, abs=1e-6)
+    assert retained_fraction(reference, reference, floor) == 1
 
 
 def test_tasks_are_measured_against_a_guess(trained):

@@ -6,7 +6,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from agent_forge.data.documents import Document, Task
 from agent_forge.data.packing import Batches, pack
-from agent_forge.data.tokenizer import train_tokenizer
+from agent_forge.data.tokenizer import add_thoughts, encode_texts, thought_ids, train_tokenizer
 from agent_forge.evaluation.tasks import exact_match, normalised, prompt_ids, write
 
 ANIMALS = {"fox": "red", "bear": "brown", "frog": "green", "owl": "grey", "swan": "white", "crow": "black"}
@@ -83,6 +83,36 @@ def test_what_is_compared(said, means):
 def test_prompts_end_where_the_answer_starts():
     (ids,) = prompt_ids(TOKENIZER, ["fox?"])
     assert TOKENIZER.decode(ids) == "<|bos|><|user|>fox?<|end|><|assistant|>"
+
+
+def test_only_what_stands_behind_the_thought_is_compared():
+    thinker = train_tokenizer([d.text for d in DOCUMENTS] * 4, 300)
+    add_thoughts(thinker)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(thinker), max_position_embeddings=256, **sizes)).eval()
+    with torch.no_grad():  # a writer that can only count on: thought token, closing mark, "red", end
+        (red,) = [ids[0] for ids in encode_texts(thinker, ["red"])]
+        chain = [thinker.convert_tokens_to_ids("<|assistant|>"), *thought_ids(thinker), red, thinker.eos_token_id]
+        model.model.embed_tokens.weight.zero_()
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+        for place, token in enumerate(chain):
+            model.model.embed_tokens.weight[token, place] = 1.0
+            if place:
+                model.lm_head.weight[:, place - 1] = 0.0
+                model.lm_head.weight[token, place - 1] = 5.0
+    task = Task("What colour is the fox?", "red", "colour")
+    assert exact_match(model, thinker, [task], max_tokens=4).answers == ["red"]
+    assert exact_match(model, thinker, [task], max_tokens=4, think=True, thought_budget=2).answers == ["red"]
+    prompts = prompt_ids(thinker, [task.prompt])
+    assert write(model, thinker, prompts, 1, think=True) == ["red"]  # a thought comes on top of the answer's tokens
+
+
+def test_thinking_on_request_needs_thought_tokens(learned):
+    with pytest.raises(ValueError, match="not taught to think"):
+        exact_match(learned, TOKENIZER, TASKS, think=True)
 
 
 def test_no_tasks(learned):

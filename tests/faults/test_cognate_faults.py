@@ -13,6 +13,7 @@ from agent_forge.phases.cognate.attention_watch import attention_metrics, record
 from agent_forge.phases.cognate.merge_preview import slerp_states
 from agent_forge.phases.cognate.objective import Weights
 from agent_forge.phases.cognate.training import Recipe, TrainingRun, unshared_state
+from agent_forge.storage.checkpoints import load_newest, save_state
 
 
 class Sequence:
@@ -81,8 +82,7 @@ def test_c2_a_poisoned_weight_returns_to_the_last_good_state():
     for _ in range(15):
         run.advance()
     good = {name: tensor.clone() for name, tensor in run._good["model"].items()}
-    with torch.no_grad():
-        run.model.model.layers[0].mlp.up_proj.weight[0, 0] = float("nan")
+    poison(run)
     assert run.advance() == {}
     assert failures(seen) == ["C2"]
     assert run.step == 10
@@ -92,6 +92,32 @@ def test_c2_a_poisoned_weight_returns_to_the_last_good_state():
     while run.step < 20:
         run.advance()
     assert failures(seen) == ["C2"]
+
+
+def poison(run):
+    with torch.no_grad():
+        run.model.model.layers[0].mlp.up_proj.weight[0, 0] = float("nan")
+
+
+def test_c2_a_stop_between_two_good_states_changes_no_later_restore(tmp_path):
+    unbroken, _ = make_run(snapshot_every=4, steps=14)
+    stopped, _ = make_run(snapshot_every=4, steps=14)
+    for _ in range(6):
+        stopped.advance()
+    save_state(tmp_path, stopped.state_dict(), 6, 3, reserve_bytes=0)
+    resumed, seen = make_run(snapshot_every=4, steps=14)
+    resumed.load_state_dict(load_newest(tmp_path)[0])
+    for run in (unbroken, resumed):
+        while not run.done:
+            if run.step == 7 and not run.restores:
+                poison(run)
+            run.advance()
+    assert failures(seen) == ["C2"]
+    assert unbroken.skipped == resumed.skipped == 4  # back from step 7 to step 4
+    for name, tensor in unshared_state(unbroken.model).items():
+        assert torch.equal(tensor, unshared_state(resumed.model)[name]), name
+    assert resumed.state_dict()["good"]  # 14 lies between two good states
+    assert not make_run(snapshot_every=4)[0].state_dict()["good"]
 
 
 def test_c2_a_loss_that_jumps_is_taken_back():

@@ -51,7 +51,9 @@ def test_a_known_fingerprint_is_cached_and_what_follows_is_not(tmp_path):
         (folder / "corpus.json").write_text("{}")
         corpus: Artifact = home.blobs.put_folder("corpus", folder, {})
         part = CONFIG.data.model_dump(mode="json")
-        key = fingerprint(INGEST, part, {}, seed=CONFIG.seed, device="cpu", extra=source_digests(CONFIG.data))
+        key = fingerprint(
+            INGEST, part, {}, seed=CONFIG.seed, device="cpu", threads=0, extra=source_digests(CONFIG.data)
+        )
         run_phase(home, "before", CONFIG, "data", key, 9.0, {"corpus": (corpus,)})
     found = rows(estimate(CONFIG, tmp_path / "home"))
     assert found["data"]["status"] == "cached"

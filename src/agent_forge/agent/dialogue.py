@@ -11,9 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from agent_forge.data.tokenizer import encode_texts, has_marks, mark_ids, start_ids
-
-_THINK, _END_THINK = "<think>", "</think>"
+from agent_forge.data.tokenizer import encode_texts, has_marks, mark_ids, split_thought, start_ids
 
 
 class Dialogue:
@@ -82,20 +80,8 @@ class Dialogue:
 
 
 def hear(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> tuple[str, str]:
-    """The thought (may be empty) and the words of a turn's tokens.
-
-    A thought without its end is a thought throughout; an end without its start closes one that was opened for the
-    model.
-    """
-    vocabulary = tokenizer.get_vocab()
-    opening, closing = vocabulary.get(_THINK), vocabulary.get(_END_THINK)
-    thought: list[int] = []
-    words = list(ids)
-    if closing is not None and closing in words:
-        at = words.index(closing)
-        thought, words = words[:at], words[at + 1 :]
-    elif opening is not None and opening in words:
-        thought, words = words, []
+    """The thought (may be empty) and the words of a turn's tokens."""
+    thought, words = split_thought(tokenizer, ids)
     text = str(tokenizer.decode(words, skip_special_tokens=True))
     if not has_marks(tokenizer):
         text = text.split("\n\n")[0]

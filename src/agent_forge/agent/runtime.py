@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -16,16 +15,18 @@ from agent_forge.agent.calls import may_become_call, parse_call
 from agent_forge.agent.dialogue import Dialogue
 from agent_forge.agent.toolbox import Toolbox
 from agent_forge.agent.transcript import Kind, Stop, Transcript, Turn
+from agent_forge.data.tokenizer import has_thoughts
 from agent_forge.model.batch_generation import generate_batch
-from agent_forge.model.generation import generate_tokens
+from agent_forge.model.generation import generate_tokens, spoken
+from agent_forge.model.thought_rule import THOUGHT_BUDGET, Think
 
 Message = Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Some more text of a turn that is still being written. A turn that may yet be a call has no pieces; an answer may
-    end with words that no piece had: the whole `Turn` comes last.
+    """Some more text of a turn that is still being written. A turn that may yet be a call has no pieces until it cannot
+    be one any more, so a short answer may have none; the whole `Turn` always comes last.
     """
 
     kind: Kind
@@ -42,7 +43,8 @@ def converse(
     max_tokens: int = 200,
     temperature: float = 0.0,
     seed: int = 0,
-    think: bool | str = "auto",
+    think: Think = "auto",
+    thought_budget: int = THOUGHT_BUDGET,
 ) -> Transcript:
     """Answers the last message, calling tools on the way.
 
@@ -52,17 +54,19 @@ def converse(
         toolbox: what it may call; None or an empty one: nothing.
         messages: ``{"role", "content"}``, the last one by the user.
         max_calls: of tools, for this answer.
-        max_tokens: of each turn of the model.
+        max_tokens: of the words of each turn of the model.
         temperature: 0 takes the likeliest token.
         seed: of the sampling.
-        think: as `generate_tokens` has it.
+        think, thought_budget: as `generate_tokens` has them; a thought comes on top of ``max_tokens``.
 
     Raises:
         ValueError: there is no message, or ``max_calls`` is negative.
     """
     transcript = Transcript()
-    options: dict[str, Any] = {"max_calls": max_calls, "max_tokens": max_tokens, "temperature": temperature}
-    steps = stream(model, tokenizer, toolbox, messages, transcript, **options, seed=seed, think=think)
+    steps = stream(
+        model, tokenizer, toolbox, messages, transcript, max_calls=max_calls, max_tokens=max_tokens,
+        temperature=temperature, seed=seed, think=think, thought_budget=thought_budget,
+    )  # fmt: skip
     for _ in steps:
         pass
     return transcript
@@ -79,7 +83,8 @@ def stream(
     max_tokens: int = 200,
     temperature: float = 0.0,
     seed: int = 0,
-    think: bool | str = "auto",
+    think: Think = "auto",
+    thought_budget: int = THOUGHT_BUDGET,
 ) -> Iterator[Piece | Turn]:
     """As `converse`, step by step: pieces of thoughts and of the answer as they are written, then each whole turn.
 
@@ -88,16 +93,19 @@ def stream(
     if max_calls < 0:
         raise ValueError(f"max_calls {max_calls} must be at least 0")
     dialogue = Dialogue(tokenizer, messages)
+    room = max_tokens + _room(tokenizer, think, thought_budget)
     for number in range(max_calls + 1):
         prompt = dialogue.prompt()
-        if not _fits(model, prompt, max_tokens):
+        if not _fits(model, prompt, room):
             transcript.stopped = "context"
             return
         ids: list[int] = []
-        options = {} if think == "auto" else {"think": think}
-        written = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed + number, **options}
-        yield from _speak(model, tokenizer, dialogue, prompt, ids, written)
-        turns, stopped = _take(dialogue, toolbox, ids, max_tokens, last=number == max_calls)
+        tokens = generate_tokens(
+            model, tokenizer, prompt, max_tokens=room, temperature=temperature, seed=seed + number,
+            think=think, thought_budget=thought_budget,
+        )  # fmt: skip
+        yield from _speak(tokenizer, tokens, ids)
+        turns, stopped = _take(dialogue, toolbox, ids, room, last=number == max_calls)
         for turn in turns:
             transcript.turns.append(turn)
             yield turn
@@ -116,6 +124,8 @@ def converse_all(
     max_tokens: int = 128,
     prompted: bool = False,
     batch_tokens: int = 8192,
+    think: Think = "auto",
+    thought_budget: int = THOUGHT_BUDGET,
 ) -> list[Transcript]:
     """Answers many questions, each on its own, with greedy decoding in batches.
 
@@ -126,6 +136,7 @@ def converse_all(
         max_tokens: of each turn of the model.
         prompted: whether each question ends with the list of tools (the control of a baked model).
         batch_tokens: tokens in a batch at most.
+        think, thought_budget: as in `converse`.
 
     Returns:
         One transcript for each question, in their order.
@@ -137,19 +148,23 @@ def converse_all(
     dialogues = [Dialogue(tokenizer, [{"role": "user", "content": question}]) for question in questions]
     transcripts = [Transcript() for _ in questions]
     waiting = list(range(len(questions)))
+    room = max_tokens + _room(tokenizer, think, thought_budget)
     for number in range(max_calls + 1):
         prompts = {n: dialogues[n].prompt() for n in waiting}
         for n in waiting:
-            if not _fits(model, prompts[n], max_tokens):
+            if not _fits(model, prompts[n], room):
                 transcripts[n].stopped = "context"
                 del prompts[n]
         waiting = list(prompts)
         if not waiting:
             break
-        said = generate_batch(model, tokenizer, list(prompts.values()), max_tokens, batch_tokens=batch_tokens)
+        said = generate_batch(
+            model, tokenizer, list(prompts.values()), room,
+            batch_tokens=batch_tokens, think=think, thought_budget=thought_budget,
+        )  # fmt: skip
         unanswered = []
         for n, ids in zip(waiting, said, strict=True):
-            turns, stopped = _take(dialogues[n], toolbox, ids, max_tokens, last=number == max_calls)
+            turns, stopped = _take(dialogues[n], toolbox, ids, room, last=number == max_calls)
             transcripts[n].turns += turns
             if stopped is None:
                 unanswered.append(n)
@@ -160,14 +175,14 @@ def converse_all(
 
 
 def _take(
-    dialogue: Dialogue, toolbox: Toolbox | None, ids: list[int], max_tokens: int, *, last: bool
+    dialogue: Dialogue, toolbox: Toolbox | None, ids: list[int], room: int, *, last: bool
 ) -> tuple[list[Turn], Stop | None]:
     """What the model's turn means: its turns, and why to stop (None = go on)."""
     thought, words = dialogue.hear(ids)
     turns = [Turn("thought", thought)] if thought else []
     call = parse_call(words) if toolbox is not None else None
     if call is None or toolbox is None or call.name not in toolbox:
-        stopped: Stop = "tokens" if len(ids) >= max_tokens else "answer"
+        stopped: Stop = "tokens" if len(ids) >= room else "answer"
         return [*turns, Turn("answer", words)], stopped
     turns.append(Turn("call", str(call)))
     if last:
@@ -178,30 +193,27 @@ def _take(
     return [*turns, Turn("result", result.text, result.ok, result.seconds)], None
 
 
-def _speak(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    dialogue: Dialogue,
-    prompt: list[int],
-    ids: list[int],
-    written: Mapping[str, Any],
-) -> Iterator[Piece]:
+def _speak(tokenizer: PreTrainedTokenizerBase, tokens: Iterator[int], ids: list[int]) -> Iterator[Piece]:
     """Pieces of the turn as its tokens come; ``ids`` is filled with them."""
-    shown = {"thought": 0, "answer": 0}
-    for token in generate_tokens(model, tokenizer, prompt, **written):
-        ids.append(token)
-        thought, words = dialogue.hear(ids)
-        if thought.endswith("\ufffd") or words.endswith("\ufffd"):
-            continue  # a character whose bytes are not complete yet
-        if len(thought) > shown["thought"]:
-            yield Piece("thought", thought[shown["thought"] :])
-            shown["thought"] = len(thought)
-        if len(words) > shown["answer"] and not may_become_call(words):
-            yield Piece("answer", words[shown["answer"] :])
-            shown["answer"] = len(words)
+    held = ""
+    calls = True
+    for kind, text in spoken(tokenizer, tokens, ids):
+        if kind == "thought":
+            yield Piece("thought", text.strip())
+            continue
+        held += text
+        calls = calls and may_become_call(held)
+        if not calls and held:
+            yield Piece("answer", held)
+            held = ""
 
 
-def _fits(model: PreTrainedModel, prompt: list[int], max_tokens: int) -> bool:
+def _room(tokenizer: PreTrainedTokenizerBase, think: Think, thought_budget: int) -> int:
+    """Tokens that a thought and its marks take, on top of those of the words."""
+    return thought_budget + 2 if think is not False and has_thoughts(tokenizer) else 0
+
+
+def _fits(model: PreTrainedModel, prompt: list[int], room: int) -> bool:
     """Whether prompt and turn fit the model's positions; rotary models without a learned table know no bound."""
     table = getattr(model.config, "n_positions", None)  # learned positions, such as GPT-2's
-    return table is None or len(prompt) + max_tokens <= int(table)
+    return table is None or len(prompt) + room <= int(table)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -124,6 +124,7 @@ class Toolbox:
         knowledge: str | bytes | None = None,
         *,
         folder: Path | None = None,
+        embed: Callable[[Sequence[str]], Any] | None = None,
         audit: Audit | None = None,
         where: str = MANIFEST,
     ) -> Toolbox:
@@ -132,7 +133,8 @@ class Toolbox:
         Args:
             manifest: text of ``tools.json``.
             knowledge: text of ``knowledge.json``.
-            folder: text files for retrieval tools.
+            folder: text files for retrieval.
+            embed: texts → vectors, for retrieval by them (`agent_forge.agent.embeddings.embedder`).
             audit: told of every call.
             where: named in errors.
 
@@ -140,20 +142,20 @@ class Toolbox:
             ArtifactCorrupt: one of the two cannot be read.
             ConfigError: a kind, a setting or a schema that this version does not know.
         """
-        from agent_forge.agent.kinds import make_tool
+        from agent_forge.agent.kinds import Resources, make_tool
 
         index = None if knowledge is None else Knowledge.from_json(knowledge, KNOWLEDGE)
-        return cls((make_tool(row, index, folder) for row in _rows(manifest, where)), index, audit)
+        given = Resources(index, folder, embed)
+        return cls((make_tool(row, given) for row in _rows(manifest, where)), index, audit)
 
     @classmethod
-    def load(cls, checkpoint: Path, *, folder: Path | None = None, audit: Audit | None = None) -> Toolbox | None:
-        """The toolbox of a checkpoint folder, or None if the model has no tools."""
-        path = Path(checkpoint) / MANIFEST
-        if not path.is_file():
+    def load(cls, checkpoint: Path, **options: Any) -> Toolbox | None:
+        """The toolbox of a checkpoint folder, or None if the model has no tools; options as `from_json`."""
+        files = read_files(checkpoint)
+        if MANIFEST not in files:
             return None
-        index = Path(checkpoint) / KNOWLEDGE
-        knowledge = index.read_bytes() if index.is_file() else None
-        return cls.from_json(path.read_bytes(), knowledge, folder=folder, audit=audit, where=str(path))
+        where = str(Path(checkpoint) / MANIFEST)
+        return cls.from_json(files[MANIFEST], files.get(KNOWLEDGE), where=where, **options)
 
     def save(self, checkpoint: Path) -> None:
         """Writes ``tools.json`` and, if there is any, ``knowledge.json``."""
@@ -236,6 +238,12 @@ class Toolbox:
         return result
 
 
+def read_files(checkpoint: Path) -> dict[str, bytes]:
+    """Those of ``tools.json`` and ``knowledge.json`` that a checkpoint folder has: name → bytes."""
+    paths = [Path(checkpoint) / name for name in (MANIFEST, KNOWLEDGE)]
+    return {path.name: path.read_bytes() for path in paths if path.is_file()}
+
+
 def _rows(manifest: str | bytes, where: str) -> list[dict[str, Any]]:
     try:
         value = json.loads(manifest)
@@ -254,6 +262,8 @@ def _rows(manifest: str | bytes, where: str) -> list[dict[str, Any]]:
 
 
 def _cut(text: str) -> str:
+    """What can be shown: no control characters (a terminal would obey them), no endless text."""
+    text = "".join(each for each in text if each.isprintable() or each in "\n\t")
     if len(text) <= MAX_RESULT_CHARACTERS:
         return text
     return f"{text[:MAX_RESULT_CHARACTERS]}… ({len(text)} characters)"

@@ -16,6 +16,7 @@ ModelArgument = Annotated[
 ]
 MaxTokens = Annotated[int, typer.Option("--max-tokens", min=1, help="Tokens at most.")]
 Temperature = Annotated[float, typer.Option("--temperature", min=0.0, help="0 takes the likeliest token.")]
+_THINK: dict[str, Any] = {"auto": "auto", "on": True, "off": False}
 Seed = Annotated[int, typer.Option("--seed", help="Seed of the sampling.")]
 
 
@@ -86,22 +87,37 @@ def generate(
     max_tokens: MaxTokens = 100,
     temperature: Temperature = 0.0,
     seed: Seed = 0,
+    think: Annotated[
+        str, typer.Option("--think", help="on opens a thought, off allows none, auto: as it likes.")
+    ] = "auto",
+    think_budget: Annotated[int, typer.Option("--think-budget", min=0, help="Tokens of a thought at most.")] = 128,
+    show_thoughts: Annotated[bool, typer.Option("--show-thoughts", help="Print thoughts too, in brackets.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Continue a text."""
+    from agent_forge.model.generation import generate_tokens, spoken
+
+    if think not in _THINK:
+        raise typer.BadParameter(f"{think!r} is not one of {', '.join(_THINK)}", param_hint="--think")
     network, tokenizer = _load(model, home)
     ids = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
     ids += tokenizer.encode(prompt, add_special_tokens=False)
     start = time.perf_counter()
-    text = ""
-    for piece in _stream(network, tokenizer, ids, max_tokens, temperature, seed):
-        text += piece
-        if not as_json:
-            typer.echo(piece, nl=False)
+    tokens = list[int]()
+    words = {"said": "", "thought": ""}
+    stream = generate_tokens(
+        network, tokenizer, ids, max_tokens=max_tokens, temperature=temperature, seed=seed,
+        think=_THINK[think], thought_budget=think_budget,
+    )  # fmt: skip
+    for kind, piece in spoken(tokenizer, stream, tokens):
+        words[kind] += piece
+        if not as_json and (show_thoughts or kind == "said"):
+            typer.echo(f"[{piece}]" if kind == "thought" else piece, nl=False)
     if as_json:
-        seconds = time.perf_counter() - start
-        count = len(tokenizer.encode(text, add_special_tokens=False))
-        print_json({"prompt": prompt, "text": text, "num_tokens": count, "seconds": seconds, "seed": seed})
+        row = {"prompt": prompt, "text": words["said"], "num_tokens": len(tokens)}
+        if words["thought"]:
+            row["thought"] = words["thought"]
+        print_json(row | {"seconds": time.perf_counter() - start, "seed": seed})
     else:
         typer.echo()
 

@@ -16,7 +16,7 @@ Split: TypeAlias = Literal["train", "selection", "test"]
 SPLITS: tuple[Split, ...] = ("train", "selection", "test")
 
 Turn: TypeAlias = tuple[str, str]
-"""(role, content); the role is "user" or "assistant"."""
+"""(role, content); the role is "user", "assistant", or "thought" for what the assistant thinks before its next turn."""
 
 _SPACES = re.compile(r"\s+")
 
@@ -26,7 +26,8 @@ class Document:
     """One piece of text that belongs together.
 
     Attributes:
-        text: the words, without marks; the contents of the turns joined by newlines if there are turns.
+        text: the words, without marks; the contents of the turns joined by newlines if there are turns, thoughts
+            included.
         domain: the domain that it was ingested under.
         level: difficulty 1–10 where known.
         turns: who says what, in order; empty for plain text.
@@ -41,6 +42,12 @@ class Document:
     def chat(cls, turns: Sequence[Turn], domain: str = "", level: int | None = None) -> Document:
         """A conversation as a document."""
         return cls("\n".join(content for _, content in turns), domain, level, tuple(turns))
+
+    def without_thoughts(self) -> Document:
+        """The same document with its thoughts left out; itself if it has none."""
+        if all(role != "thought" for role, _ in self.turns):
+            return self
+        return Document.chat([turn for turn in self.turns if turn[0] != "thought"], self.domain, self.level)
 
     @property
     def num_bytes(self) -> int:

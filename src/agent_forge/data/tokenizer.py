@@ -2,7 +2,8 @@
 
 Digits are tokens of their own (numbers keep their place value, as in Llama's tokenizers; Singh and Strouse 2024,
 arXiv:2402.14903, measure what it is worth). Every byte has a token, so nothing is out of vocabulary. The marks of a
-conversation can only be written by this module: text that spells one out is tokenized as plain text.
+conversation, and those around a thought, can only be written by this module: text that spells one out is tokenized as
+plain text.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from itertools import islice
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from agent_forge.contract import END_THINK, THINK
 from agent_forge.data.documents import Document
 
 PAD, BOS, END, USER, ASSISTANT = "<|pad|>", "<|bos|>", "<|end|>", "<|user|>", "<|assistant|>"
@@ -113,6 +115,56 @@ def mark_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int, int, int]:
     return vocabulary[BOS], vocabulary[END], vocabulary[USER], vocabulary[ASSISTANT]
 
 
+def has_thoughts(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether this tokenizer has the tokens around a thought, our marks or not."""
+    vocabulary = tokenizer.get_vocab()
+    return THINK in vocabulary and END_THINK in vocabulary
+
+
+def thought_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
+    """Ids of ``<think>`` and ``</think>``.
+
+    Raises:
+        ValueError: the tokenizer has no such tokens.
+    """
+    vocabulary = tokenizer.get_vocab()
+    if THINK not in vocabulary or END_THINK not in vocabulary:
+        raise ValueError(f"the tokenizer has no {THINK} and {END_THINK}; phase 3 (quietstar) adds them")
+    return vocabulary[THINK], vocabulary[END_THINK]
+
+
+def add_thoughts(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Gives ``<think>`` and ``</think>`` to a tokenizer, behind its last token.
+
+    Returns:
+        How many tokens are new: 2, or 0 if it has them already.
+    """
+    if has_thoughts(tokenizer):
+        return 0
+    return int(
+        tokenizer.add_special_tokens({"extra_special_tokens": [THINK, END_THINK]}, replace_extra_special_tokens=False)
+    )
+
+
+def split_thought(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> tuple[list[int], list[int]]:
+    """What a turn thinks and what it says, marks left out.
+
+    What stands behind the last ``</think>`` is said; a thought that was never closed says nothing, and one that was
+    opened for the model (its ``<think>`` stands in the prompt) needs no opening here.
+    """
+    opening, closing = map(
+        tokenizer.convert_tokens_to_ids, (THINK, END_THINK)
+    )  # not the whole vocabulary: called per turn
+    ids = list(ids)
+    if opening is None or opening == closing:  # both unknown
+        return [], ids
+    start = len(ids) - ids[::-1].index(closing) if closing in ids else 0
+    if opening in ids[start:]:  # never closed
+        start = len(ids)
+    thought, said = ids[:start], ids[start:]
+    return [token for token in thought if token not in (opening, closing)], said
+
+
 def start_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The token that opens every document: bos, else eos, else none. It is given, never predicted."""
     for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
@@ -139,9 +191,12 @@ def encode_documents(tokenizer: PreTrainedTokenizerBase, documents: Iterable[Doc
     Plain text is ``<|bos|> text <|end|>``, a conversation ``<|bos|><|user|> q <|end|><|assistant|> a <|end|>``. A
     tokenizer without our marks gets a newline for each of them and its own eos at the end, so that
     the bytes that a document stands for (`Document.num_bytes`) are the same.
+
+    A thought before an answer is ``<think> thought </think>`` in front of the answer's words, all of it the model's
+    own. For a tokenizer without thought tokens thoughts are left out (`Document.without_thoughts`).
     """
     marked = has_marks(tokenizer)
-    stream = iter(documents)
+    stream = iter(documents) if has_thoughts(tokenizer) else (document.without_thoughts() for document in documents)
     while batch := list(islice(stream, 1024)):
         if marked:
             yield from _encode_marked(tokenizer, batch)
@@ -160,9 +215,17 @@ def _encode_marked(tokenizer: PreTrainedTokenizerBase, documents: Sequence[Docum
             ids.append(end)
             yield Encoded(ids, [False] * len(ids))
             continue
+        thought: list[int] | None = None
         for role, _ in document.turns:
             content = next(pieces)
+            if role == "thought":
+                thought = content
+                continue
             spoken = role == "assistant"
+            if spoken and thought is not None:
+                opening, closing = thought_ids(tokenizer)
+                content = [opening, *thought, closing, *content]
+            thought = None
             ids += [assistant if spoken else user, *content, end]
             # the assistant's opening mark is written by the program, its words and its end by the model
             prompted += [True] + [not spoken] * (len(content) + 1)
@@ -171,13 +234,15 @@ def _encode_marked(tokenizer: PreTrainedTokenizerBase, documents: Sequence[Docum
 
 def _encode_foreign(tokenizer: PreTrainedTokenizerBase, documents: Sequence[Document]) -> Iterator[Encoded]:
     # Pieces are cut where a speaker changes, so that the model's own words can be told from the given ones.
-    cut = [_foreign_pieces(document, closed=tokenizer.eos_token_id is not None) for document in documents]
-    encoded = iter(encode_texts(tokenizer, [text for pieces in cut for text, _ in pieces]))
+    closed = tokenizer.eos_token_id is not None
+    thinks = thought_ids(tokenizer) if has_thoughts(tokenizer) else None
+    cut = [_foreign_pieces(document, closed, thinks) for document in documents]
+    encoded = iter(encode_texts(tokenizer, [text for pieces in cut for text, _ in pieces if isinstance(text, str)]))
     start = start_ids(tokenizer)
     for pieces in cut:
         ids, prompted = list(start), [False] * len(start)
-        for _, given in pieces:
-            piece = next(encoded)
+        for text, given in pieces:
+            piece = next(encoded) if isinstance(text, str) else [text]
             ids += piece
             prompted += [given] * len(piece)
         if tokenizer.eos_token_id is not None:
@@ -186,16 +251,25 @@ def _encode_foreign(tokenizer: PreTrainedTokenizerBase, documents: Sequence[Docu
         yield Encoded(ids, prompted)
 
 
-def _foreign_pieces(document: Document, closed: bool) -> list[tuple[str, bool]]:
+def _foreign_pieces(document: Document, closed: bool, thinks: tuple[int, int] | None) -> list[tuple[str | int, bool]]:
+    """(text or token id, whether it is given) of each piece."""
     if not document.turns:
         return [(document.text if closed else document.text + "\n", False)]
-    pieces: list[tuple[str, bool]] = []
+    pieces: list[tuple[str | int, bool]] = []
+    thought: str | None = None
     for place, (role, content) in enumerate(document.turns):
+        if role == "thought":
+            thought = content
+            continue
         last = place == len(document.turns) - 1
         spoken = role == "assistant"
         pieces.append(("\n", True) if spoken else ("\n" + content + "\n", True))
         if spoken:
+            if thought is not None and thinks is not None:
+                pieces += [(thinks[0], False), (thought, False), (thinks[1], False)]
             pieces.append((content if last and closed else content + "\n", False))
-    if closed and pieces and document.turns[-1][0] != "assistant":
-        pieces[-1] = (pieces[-1][0].removesuffix("\n"), True)
+        thought = None
+    text, _ = pieces[-1] if pieces else ("", True)
+    if closed and isinstance(text, str) and document.turns[-1][0] != "assistant":
+        pieces[-1:] = [(text.removesuffix("\n"), True)]
     return pieces

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from agent_forge.data.corpora import Corpus
 from agent_forge.data.documents import Document, Split
-from agent_forge.data.tokenizer import encode_documents, start_ids
+from agent_forge.data.tokenizer import encode_documents, has_thoughts, start_ids
 
 _LOGITS_BYTES = 256 << 20  # fp32 logits of one batch; the head's output is the largest tensor of an evaluation
 
@@ -101,6 +101,8 @@ def score(
     if not texts or max_length < 2:
         raise ValueError(f"{len(texts)} texts and max_length {max_length}: at least one text and length 2 are needed")
     documents = [text if isinstance(text, Document) else Document(text) for text in texts]
+    if not has_thoughts(tokenizer):
+        documents = [document.without_thoughts() for document in documents]
     nats, tokens = np.zeros(len(documents)), np.zeros(len(documents), np.int64)
     windows = []
     unpredicted = math.log(_vocabulary(model, tokenizer))

@@ -3,7 +3,9 @@
 Retention is adjusted for the floor, because a model that has forgotten everything still scores something: for bits
 per byte the floor is the order-0 entropy of the text's bytes (all structure lost), for tasks the share of the most
 frequent answer of each kind. ``retention = (floor − model) / (floor − reference)``: 1 = nothing lost, 0 =
-everything; above 1 = better than the reference.
+everything; above 1 = better than the reference. A reference that is no better than the floor has no structure to lose:
+there the ratio ``reference / model`` of bits counts (1 for the reference itself, below 1 for what is worse), and
+`Retention.floor_adjusted` says so. `retained_fraction` is the one definition; every phase measures with it.
 """
 
 from __future__ import annotations
@@ -49,7 +51,8 @@ class Retention:
     """What is left.
 
     Attributes:
-        retention_fraction: floor-adjusted, from the means over domains; 1 = nothing lost.
+        retention_fraction: `retained_fraction` of the means over domains; 1 = nothing lost.
+        floor_adjusted: False where the reference is no better than the floor, so that the ratio of bits counts.
         bits_per_byte: mean over domains.
         reference_bits_per_byte: mean over domains.
         floor_bits_per_byte: mean over domains.
@@ -58,10 +61,11 @@ class Retention:
         task_retention: floor-adjusted; None without tasks or where the reference is not above the floor.
         task_accuracy: of the model; None without tasks.
         reference_task_accuracy: of the reference; None without tasks.
-        by_domain: for each domain its retention (0 where the reference is not better than the floor) and bits per byte.
+        by_domain: for each domain its retention and bits per byte.
     """
 
     retention_fraction: float
+    floor_adjusted: bool
     bits_per_byte: float
     reference_bits_per_byte: float
     floor_bits_per_byte: float
@@ -75,6 +79,29 @@ class Retention:
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
         return dict(vars(self))
+
+
+def retained_fraction(bits: float, reference: float, floor: float) -> float:
+    """What is left: (floor − bits) / (floor − reference), or reference / bits where the reference is at the floor.
+
+    Args:
+        bits: bits per byte of the model; infinite or not a number = everything is lost.
+        reference: bits per byte of the reference, above 0.
+        floor: bits per byte of a model that has forgotten everything.
+
+    Returns:
+        1 = nothing lost, 0 = as bad as the floor (below 0: worse).
+    """
+    if not math.isfinite(bits):
+        return 0.0
+    return (floor - bits) / (floor - reference) if reference < floor else reference / bits
+
+
+def allowed_loss(reference: float, floor: float, min_fraction: float) -> float:
+    """Bits per byte that may be lost until `retained_fraction` is ``min_fraction`` (0–1); may be infinite at 0."""
+    if reference < floor:
+        return (1 - min_fraction) * (floor - reference)
+    return reference * (1 / min_fraction - 1) if min_fraction > 0 else math.inf
 
 
 def byte_entropy(documents: Sequence[Document]) -> float:
@@ -165,7 +192,7 @@ def retention(
         options: as for `bits_per_byte.score`.
 
     Raises:
-        ValueError: neither model nor figures of the reference, or the reference is not better than the floor.
+        ValueError: neither model nor figures of the reference.
     """
     if reference is None:
         if reference_model is None:
@@ -191,8 +218,6 @@ def _compared(
 ) -> Retention:
     floor = float(np.mean([reference.floors[name] for name in scores]))
     ours, theirs = mean_bits_per_byte(scores), mean_bits_per_byte(reference.scores)
-    if theirs >= floor:
-        raise ValueError(f"the reference needs {theirs:.3f} bits per byte, no better than the floor of {floor:.3f}")
     by_domain = {}
     for name, found in scores.items():
         own, own_floor = reference.scores[name].bits_per_byte, reference.floors[name]
@@ -200,7 +225,7 @@ def _compared(
             "bits_per_byte": found.bits_per_byte,
             "reference_bits_per_byte": own,
             "floor_bits_per_byte": own_floor,
-            "retention_fraction": (own_floor - found.bits_per_byte) / (own_floor - own) if own < own_floor else 0.0,
+            "retention_fraction": retained_fraction(found.bits_per_byte, own, own_floor),
         }
     nats = [sum(float(s.nats_per_document.sum()) for s in part.values()) for part in (scores, reference.scores)]
     counts = [sum(s.tokens for s in part.values()) for part in (scores, reference.scores)]
@@ -209,7 +234,8 @@ def _compared(
     if tasks is not None and reference.tasks is not None and above:
         left = (tasks.accuracy - reference.task_floor) / (reference.tasks.accuracy - reference.task_floor)
     return Retention(
-        retention_fraction=(floor - ours) / (floor - theirs),
+        retention_fraction=retained_fraction(ours, theirs, floor),
+        floor_adjusted=theirs < floor,
         bits_per_byte=ours,
         reference_bits_per_byte=theirs,
         floor_bits_per_byte=floor,

@@ -12,9 +12,10 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from agent_forge.data.documents import Task
-from agent_forge.data.tokenizer import encode_texts, has_marks, mark_ids, start_ids
+from agent_forge.data.tokenizer import encode_texts, has_marks, has_thoughts, mark_ids, split_thought, start_ids
 from agent_forge.evaluation.bits_per_byte import window_nats
 from agent_forge.model.batch_generation import generate_batch
+from agent_forge.model.thought_rule import THOUGHT_BUDGET, Think
 
 _ANSWER = re.compile(r"the answer is[:\s]+(.*)", re.IGNORECASE)
 _COMMA = re.compile(r"(?<=\d),(?=\d{3})")
@@ -76,19 +77,22 @@ def exact_match(
     max_tokens: int = 128,
     *,
     batch_tokens: int = 8192,
+    think: Think = "auto",
+    thought_budget: int = THOUGHT_BUDGET,
 ) -> TaskScore:
     """Asks each task once. Tasks with choices are decided by the likelihood of each choice, the others by greedy
-    decoding.
+    decoding. Of what a model writes only what stands behind ``</think>`` is compared.
 
     Args:
         model: any causal language model of transformers that can ``generate``.
         tokenizer: its tokenizer.
         tasks: what to ask.
-        max_tokens: tokens of an answer at most.
+        max_tokens: tokens of an answer at most; thoughts come on top.
         batch_tokens: tokens in a batch at most, answers and padding included.
+        think, thought_budget: as in `agent_forge.model.generation.generate_tokens`; choices are made without thoughts.
 
     Raises:
-        ValueError: there is no task.
+        ValueError: there is no task, or ``think`` is True and the model has no thought tokens.
     """
     if not tasks:
         raise ValueError("there are no tasks to ask")
@@ -98,7 +102,8 @@ def exact_match(
     for n, answer in zip(chosen, _choose(model, tokenizer, [tasks[n] for n in chosen], batch_tokens), strict=True):
         answers[n] = answer
     prompts = prompt_ids(tokenizer, [tasks[n].prompt for n in written])
-    for n, answer in zip(written, write(model, tokenizer, prompts, max_tokens, batch_tokens=batch_tokens), strict=True):
+    options: dict[str, Any] = {"batch_tokens": batch_tokens, "think": think, "thought_budget": thought_budget}
+    for n, answer in zip(written, write(model, tokenizer, prompts, max_tokens, **options), strict=True):
         answers[n] = answer
     right = [normalised(said) == normalised(task.answer) for said, task in zip(answers, tasks, strict=True)]
     return TaskScore.of(tasks, answers, np.asarray(right, bool))
@@ -124,10 +129,20 @@ def write(
     max_tokens: int,
     *,
     batch_tokens: int = 8192,
+    think: Think = "auto",
+    thought_budget: int = THOUGHT_BUDGET,
 ) -> list[str]:
-    """Greedy continuations, prompts of like length together, padded on the left."""
-    said = generate_batch(model, tokenizer, prompts, max_tokens, batch_tokens=batch_tokens)
-    texts = [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in said]
+    """What is said in greedy continuations, thoughts left out; prompts of like length together, padded on the left.
+
+    ``max_tokens`` bounds what is said; a thought comes on top.
+    """
+    room = thought_budget + 2 if has_thoughts(tokenizer) and think is not False else 0
+    said = generate_batch(
+        model, tokenizer, prompts, max_tokens + room,
+        batch_tokens=batch_tokens, think=think, thought_budget=thought_budget,
+    )  # fmt: skip
+    words = [split_thought(tokenizer, ids)[1] if has_thoughts(tokenizer) else ids for ids in said]
+    texts = [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in words]
     return texts if has_marks(tokenizer) else [text.split("\n\n")[0] for text in texts]
 
 

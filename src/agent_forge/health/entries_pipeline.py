@@ -121,6 +121,23 @@ PIPELINE: tuple[Failure, ...] = (
         test="tests/test_bad_input.py::test_a_home_that_cannot_be_written_is_refused_before_anything_starts",
     ),
     Failure(
+        "SANDBOX", "a machine on which no sandbox holds",
+        cause="no bubblewrap, an old kernel, a container that forbids namespaces, an unknown processor",
+        phases=EVERYWHERE, measured="each tier is tried at the start with a program that attempts to escape",
+        threshold="the program reaches anything, or a harmless program does not run",
+        mitigation="the next tier (bubblewrap, Landlock); a tier that leaks is never used",
+        fallback="tools that run programs are disabled and say why", shown="doctor, result of the call",
+        advice="install bubblewrap, or a kernel of 6.2 or newer",
+        test="tests/agent/test_sandbox_escapes.py::test_without_any_tier_the_tool_is_disabled",
+    ),
+    Failure(
+        "TOOLCODE", "a program of the model harms the machine", cause="escapes, bombs, endless loops, huge output",
+        phases=EVERYWHERE, measured="system calls, files, processor time, memory, output, wall-clock time",
+        threshold="any outside the limits", mitigation="refused by the kernel or killed; an error to the model",
+        fallback="the conversation goes on", shown="result of the call, audit",
+        test="tests/agent/test_sandbox_escapes.py::test_nothing_gets_out",
+    ),
+    Failure(
         "HOUSE", "the code's own rules are not kept (RISK-010)", cause="rules that nothing checks",
         phases=EVERYWHERE, measured="length of functions and files, imports, names", threshold="any breach",
         mitigation="house tests, pre-commit", fallback="none", shown="make check",

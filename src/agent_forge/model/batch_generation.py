@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+
+from agent_forge.model.thought_rule import THOUGHT_BUDGET, Think, thought_rule
 
 
 @torch.inference_mode()
@@ -16,6 +18,8 @@ def generate_batch(
     max_tokens: int,
     *,
     batch_tokens: int = 8192,
+    think: Think = "auto",
+    thought_budget: int = THOUGHT_BUDGET,
 ) -> list[list[int]]:
     """The likeliest tokens after each prompt.
 
@@ -23,18 +27,28 @@ def generate_batch(
         model: any causal language model of transformers that can ``generate``.
         tokenizer: asked for its end and padding tokens.
         prompts: token ids, at least one each.
-        max_tokens: tokens of a continuation at most.
+        max_tokens: tokens of a continuation at most, thoughts and their marks included.
         batch_tokens: tokens in a batch at most, continuation and padding included.
+        think, thought_budget: as in `generate_tokens`.
 
     Returns:
         For each prompt the tokens before the end token, which is left out.
+
+    Raises:
+        ValueError: ``think`` is True and the tokenizer has no thought tokens.
     """
+    rule = thought_rule(
+        tokenizer, [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id], think, thought_budget
+    )
+    given = [] if rule is None else rule.prefix()
+    prompts = [[*prompt, *given] for prompt in prompts]
+    rules = LogitsProcessorList([] if rule is None else [rule])
     said: list[list[int]] = [[] for _ in prompts]
     order = sorted(range(len(prompts)), key=lambda n: (-len(prompts[n]), n))
     pad = next((t for t in (tokenizer.pad_token_id, tokenizer.eos_token_id) if t is not None), 0)
     device = next(model.parameters()).device
     settings = GenerationConfig(
-        max_new_tokens=max_tokens,
+        max_new_tokens=max(1, max_tokens - len(given)),
         do_sample=False,
         use_cache=True,
         pad_token_id=pad,
@@ -50,9 +64,11 @@ def generate_batch(
         for place, n in enumerate(rows):
             ids[place, longest - len(prompts[n]) :] = torch.tensor(prompts[n])
             mask[place, longest - len(prompts[n]) :] = 1
-        found = model.generate(ids.to(device), attention_mask=mask.to(device), generation_config=settings)  # type: ignore[operator]
+        found = model.generate(  # type: ignore[operator]
+            ids.to(device), attention_mask=mask.to(device), generation_config=settings, logits_processor=rules
+        )
         for n, row in zip(rows, found[:, longest:].tolist(), strict=True):
-            said[n] = _until(row, tokenizer.eos_token_id)
+            said[n] = [*given, *_until(row, tokenizer.eos_token_id)]
     return said
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 from packaging.requirements import Requirement
 
+from agent_forge.agent.tiers import probe_tiers
 from agent_forge.errors import ForgeError
 from agent_forge.health.catalogue import CATALOGUE, failure
 from agent_forge.health.diagnosis import Finding, diagnose
@@ -45,7 +46,7 @@ def examine(home_path: Path, session: str | None) -> list[dict[str, Any]]:
         SessionNotFound: no session of that name.
         ConfigError: a session is named, and there is no home.
     """
-    findings = [*_software(), *_hardware(home_path), *_home(home_path)]
+    findings = [*_software(), *_hardware(home_path), _sandbox(), *_home(home_path)]
     if session is not None:
         findings += _session(home_path, session)
     return findings
@@ -113,6 +114,19 @@ def _hardware(home_path: Path) -> list[dict[str, Any]]:
     findings.append(_say("warning" if low else "ok", "free disk", byte_size(disk), advice))
     findings.append(_say("ok", "GPU", ", ".join(gpus) or "none; everything runs on the processor"))
     return findings
+
+
+def _sandbox() -> dict[str, Any]:
+    """In which tier programs of an agent would run; every tier is tried for real (0.2 s)."""
+    probes = probe_tiers()
+    what = "sandbox of tools"
+    refused = "; ".join(f"{each.tier}: {each.why}" for each in probes if not each.holds)
+    best = next((each for each in probes if each.holds), None)
+    if best is None:
+        advice = "an agent's programs are not run here; install bubblewrap, or use a kernel of 6.2 or newer"
+        return _say("note", what, f"none holds ({refused})", advice)
+    found = f"{best.tier} holds, with {', '.join(best.layers)} inside"
+    return _say("ok", what, found, f"not used: {refused}" if refused else "")
 
 
 def _home(path: Path) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from agent_forge.contract import Artifact
 from agent_forge.errors import ConfigError
 from agent_forge.pipeline.costs import Cost, Machine, cost, measure
 from agent_forge.pipeline.environment import choose_device, cores
-from agent_forge.pipeline.fingerprint import fingerprint
+from agent_forge.pipeline.fingerprint import step_fingerprint
 from agent_forge.pipeline.ingest import check_sources, source_digests
 from agent_forge.pipeline.plan import Plan, build_plan
 from agent_forge.storage.home import Home
@@ -60,7 +60,7 @@ def estimate(config: ForgeConfig, home_path: Path) -> dict[str, Any]:
     machine = measure_for(config, device, threads)
     if (home_path / "VERSION").is_file():
         with Home.open(home_path, create=False) as home:
-            cached = _cached(config, plan, home, device)
+            cached = _cached(config, plan, home, device, threads)
             before = {step.name: found for step in plan.steps if (found := _before(home, config, step.name))}
     else:
         cached, before = set(), {}
@@ -114,15 +114,14 @@ def measure_for(config: ForgeConfig, device: str, threads: int) -> Machine:
     return measure(part.model.hidden_size, part.model.intermediate_size, tokens, device, threads, part.precision)
 
 
-def _cached(config: ForgeConfig, plan: Plan, home: Home, device: str) -> set[str]:
+def _cached(config: ForgeConfig, plan: Plan, home: Home, device: str, threads: int) -> set[str]:
     """Steps whose outputs are there; the chain ends at the first that are not."""
     given: dict[str, Artifact | tuple[Artifact, ...]] = {}
     known: set[str] = set()
+    sources = source_digests(config.data)
     for step in plan.steps:
         inputs = {name: given[name] for name in step.sources}
-        part = config.part(step.name).model_dump(mode="json")
-        extra = source_digests(config.data) if step.name == "data" else ()
-        key = fingerprint(step.phase, part, inputs, seed=config.seed, device=device, extra=extra)
+        key = step_fingerprint(step, config, inputs, device=device, threads=threads, sources=sources)
         row = home.registry.find_completed(key)
         if row is None:
             return known

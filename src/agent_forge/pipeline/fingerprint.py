@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from agent_forge.config import ForgeConfig
 from agent_forge.contract import Artifact, Artifacts, Declaration, digest_of
+from agent_forge.pipeline.ingest import INGEST
+from agent_forge.pipeline.plan import Step
 
 
 def input_digests(inputs: Artifacts) -> dict[str, str | list[str]]:
@@ -23,13 +26,16 @@ def fingerprint(
     *,
     seed: int,
     device: str,
+    threads: int,
     extra: Sequence[str] = (),
 ) -> str:
-    """sha256 over phase, version, config, input digests, seed and device class.
+    """sha256 over phase, version, config, input digests, seed, device class and threads.
 
     Args:
         config: the phase's own part of the configuration, as JSON values.
         device: "cpu" or "cuda:0"; only the class before the colon counts.
+        threads: of the phase, resolved: sums are split among them, so another number gives other last bits. 0 for
+            a step that computes no tensor.
         extra: further digests that decide the output (the bytes of source files, for the data step).
     """
     return digest_of(
@@ -41,5 +47,23 @@ def fingerprint(
             "seed": seed,
             "device": device.split(":")[0],
             "extra": list(extra),
+            **({"threads": threads} if threads else {}),
         }
     )
+
+
+def step_fingerprint(
+    step: Step, config: ForgeConfig, inputs: Artifacts, *, device: str, threads: int, sources: Sequence[str]
+) -> str:
+    """`fingerprint` of a step of a plan; only the data step depends on the bytes of the source files.
+
+    Args:
+        inputs: what the steps before gave to this one.
+        device: that the phase runs on.
+        threads: that the phase runs with.
+        sources: what `source_digests` gives for the configuration.
+    """
+    part = config.part(step.name).model_dump(mode="json")
+    if step.name == INGEST.name:
+        return fingerprint(step.phase, part, inputs, seed=config.seed, device=device, threads=0, extra=sources)
+    return fingerprint(step.phase, part, inputs, seed=config.seed, device=device, threads=threads)

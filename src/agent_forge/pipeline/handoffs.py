@@ -33,15 +33,28 @@ def three_specialists(outputs: Artifacts, context: _Paths) -> None:
         raise HandoffError(f"phase cognate gave {found} specialists and {'a' if 'trunk' in outputs else 'no'} trunk")
 
 
+_NOT_ARCHITECTURE = ("halting_threshold", "initializer_range", "use_cache", "dtype", "torch_dtype")
+"""Keys of config.json that decide no shape and no operation; training itself moves the threshold (premortem C1)."""
+
+
 def same_architecture(outputs: Artifacts, context: _Paths) -> None:
-    """All checkpoints have the same config.json, apart from names and versions."""
-    seen: dict[str, str] = {}
+    """All checkpoints have the same config.json, apart from names, versions and what is no architecture."""
+    first: tuple[str, dict[str, Any]] | None = None
     for name, artifact in _models(outputs):
         config = json.loads((context.path(artifact) / "config.json").read_text(encoding="utf-8"))
-        text = json.dumps({k: v for k, v in sorted(config.items()) if not k.startswith(("_", "transformers"))})
-        seen[text] = name
-    if len(seen) > 1:
-        raise HandoffError(f"the checkpoints of {', '.join(sorted(seen.values()))} have different config.json")
+        shape = {
+            key: value
+            for key, value in config.items()
+            if not key.startswith(("_", "transformers")) and key not in _NOT_ARCHITECTURE
+        }
+        if first is None:
+            first = name, shape
+        for key in sorted(first[1].keys() | shape.keys()):
+            if first[1].get(key) != shape.get(key):
+                raise HandoffError(
+                    f"{key} is {first[1].get(key)!r} in config.json of {first[0]} and {shape.get(key)!r} in {name}; "
+                    "checkpoints of one phase must share one architecture"
+                )
 
 
 def same_tokenizer(outputs: Artifacts, context: _Paths) -> None:

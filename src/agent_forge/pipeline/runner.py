@@ -26,7 +26,7 @@ from agent_forge.errors import (
     PhaseTimeout,
 )
 from agent_forge.pipeline.environment import choose_device, cores
-from agent_forge.pipeline.fingerprint import fingerprint
+from agent_forge.pipeline.fingerprint import step_fingerprint
 from agent_forge.pipeline.gates import GateResult, evaluate
 from agent_forge.pipeline.plan import Plan, Step
 from agent_forge.pipeline.session import Session
@@ -124,6 +124,7 @@ class Runner:
             PhaseFailed: a phase raised and has no fallback.
             Interrupted: the user stopped the run.
         """
+        self._warn_of_few_cores()
         outcome = Outcome(self.session.name)
         given: dict[str, Artifact | tuple[Artifact, ...]] = {}
         for step in self.plan.steps:
@@ -155,6 +156,12 @@ class Runner:
         self.session.finish("completed" if outcome.passed else "degraded", outcome_json(outcome))
         return outcome
 
+    def _warn_of_few_cores(self) -> None:
+        wanted, found = self.session.threads, cores()
+        if self.config.threads == 0 and wanted > found:
+            text = f"the session began with {wanted} threads and goes on with them, for the same bits, on {found} cores"
+            self._emit("warning", self.plan.steps[0].name, {"failure": "threads", "message": text}, keep=True)
+
     def _may_skip(self, step: Step) -> bool:
         return self.config.fallbacks.get(step.name) == "skip" and self.plan.can_skip(step.name)
 
@@ -170,13 +177,13 @@ class Runner:
     def _step(self, step: Step, inputs: Artifacts) -> tuple[_Result, PhaseOutcome]:
         if self._stops:  # asked for between two phases, or in one that never looks
             raise Interrupted(self._resume_sentence())
-        config = self.config.part(step.name).model_dump(mode="json")
-        extra = self._sources if step.name == "data" else ()
-        key = fingerprint(step.phase, config, inputs, seed=self.config.seed, device=self.device, extra=extra)
+        key = step_fingerprint(
+            step, self.config, inputs, device=self.device, threads=self.session.threads, sources=self._sources
+        )
         result = self._reuse(step, inputs, key)
         status = "reused" if result else "done"
         if result is None:
-            result = self._execute(step, config, inputs, key)
+            result = self._execute(step, inputs, key)
         gates = tuple(evaluate(step.name, self.config.gates.get(step.name, ()), result.measured))
         for gate in gates:
             self._emit("gate", step.name, gate.to_json())
@@ -206,18 +213,18 @@ class Runner:
         self._emit("reused", step.name, {"fingerprint": key, "from": row.session})
         return _Result(_by_kind(step, row.outputs), row.measured)
 
-    def _execute(self, step: Step, config: dict[str, Any], inputs: Artifacts, key: str) -> _Result:
+    def _execute(self, step: Step, inputs: Artifacts, key: str) -> _Result:
         limit = self.config.limit(step.name)
         order = WorkOrder(
             home=self.session.home.path,
             session=self.session.name,
             phase=step.name,
-            config=config,
+            config=self.config.part(step.name).model_dump(mode="json"),
             inputs=artifacts_to_json(inputs),
             fingerprint=key,
             seed=self.config.seed,
             device=self.device,
-            threads=self.config.threads or cores(),
+            threads=self.session.threads,
             seconds=limit.seconds,
             memory_bytes=int(limit.memory_gib * 2**30),
             keep_states=self.config.retention.checkpoints,

@@ -11,7 +11,7 @@ from typing import Any
 
 from agent_forge.config import ForgeConfig, parse_config
 from agent_forge.errors import ConfigError, ForgeError, SessionNotFound
-from agent_forge.pipeline.environment import environment
+from agent_forge.pipeline.environment import cores, environment
 from agent_forge.storage.home import Home
 from agent_forge.storage.registry import Registry
 from agent_forge.storage.retention import delete_session
@@ -35,6 +35,12 @@ class Session:
     def registry(self) -> Registry:
         """The registry of the home."""
         return self.home.registry
+
+    @property
+    def threads(self) -> int:
+        """CPU threads of its phases; ``threads: 0`` is what it was when the session began: resumes sum alike."""
+        began = self.registry.session(self.name).facts.get("environment", {})
+        return int(self.config.threads or began.get("threads") or cores())
 
     def check(self) -> None:
         """To be called before anything is committed.

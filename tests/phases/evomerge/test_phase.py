@@ -59,7 +59,7 @@ def test_figures_and_attachments(finished: tuple[MemoryContext, Any]) -> None:
     for name in (
         "test_gain_over_best_parent", "test_gain_over_best_parent_p_value", "fitness_gain_over_generation_0",
         "generations", "diversity_until_convergence", "random_search_margin", "random_search_p_value", "fitness",
-        "domains_won_fraction", "test_gain_over_trunk", "converged", "evaluations",
+        "domains_won_fraction", "test_gain_over_trunk", "converged", "evaluations", "further_domains_fraction",
     ):  # fmt: skip
         assert f"evomerge/{name}" in context.measured, name
     assert context.measured["evomerge/generations"] == 2
@@ -104,17 +104,33 @@ def test_stopped_and_resumed_gives_the_same_champion(
     assert steps == sorted(set(steps))  # nothing is logged twice
 
 
-def test_the_control_may_take_what_evolution_starts_from(world: Path, tmp_path: Path) -> None:
-    context = MemoryContext(tmp_path, seed=3)
+def search_of(context: MemoryContext, world: Path, **changes: Any) -> Search:
     inputs = phase_inputs(context, world)
     trunk = one(inputs, "trunk")
     folders = [CheckpointFolder(context.path(parent)) for parent in many(inputs, "specialists")]
     model, tokenizer = context.load_model(trunk)
-    config = EvomergeConfig(**{**QUICK, "generations": 0})
-    search = Search(
-        config, context, ParentTensors(CheckpointFolder(context.path(trunk)), folders), model, tokenizer,
+    return Search(
+        EvomergeConfig(**{**QUICK, **changes}), context,
+        ParentTensors(CheckpointFolder(context.path(trunk)), folders), model, tokenizer,
         Corpus.open(context.path(one(inputs, "corpus"))),
     )  # fmt: skip
+
+
+def test_finalists_that_are_compared_on_the_ranking_documents_are_told(world: Path, tmp_path: Path) -> None:
+    context = MemoryContext(tmp_path / "plenty", seed=3)
+    assert search_of(context, world, selection_documents=1).further_domains_fraction == 1.0
+    assert context.warnings == []
+    context = MemoryContext(tmp_path / "scarce", seed=3)
+    assert search_of(context, world, selection_documents=10_000).further_domains_fraction == 0.0
+    [(failure, message, evidence)] = context.warnings
+    assert failure == "few documents"
+    assert "compared on those that ranked" in message
+    assert evidence["domains"] > 1
+
+
+def test_the_control_may_take_what_evolution_starts_from(world: Path, tmp_path: Path) -> None:
+    context = MemoryContext(tmp_path, seed=3)
+    search = search_of(context, world, generations=0)
     search.evolve()
     wild = replace(search.trunk, scales=(4.0,) * len(search.trunk.scales))
     search.random = [Individual(wild, search.fitness(wild), 0, "control")]

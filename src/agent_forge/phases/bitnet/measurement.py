@@ -52,6 +52,7 @@ def measure(
     kept = retention(packed, tokenizer, teacher, corpus, "test", max_documents=config.test_documents)
     measured = {
         "bitnet/retention_fraction": kept.retention_fraction,
+        "bitnet/floor_adjusted": float(kept.floor_adjusted),
         "bitnet/bits_per_byte": kept.bits_per_byte,
         "bitnet/bits_per_byte_ratio": kept.bits_per_byte / kept.reference_bits_per_byte,
         "bitnet/round_trip_bits_per_byte_gap": abs(kept.bits_per_byte - trained_bits),

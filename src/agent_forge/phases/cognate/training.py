@@ -97,7 +97,12 @@ class TrainingRun:
         self._good: dict[str, Any] | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors, numbers and strings from which the run goes on bit for bit."""
+        """Tensors, numbers and strings from which the run goes on bit for bit, also into a restore (premortem C2)."""
+        # On the grid the next step takes a good state of its own; between two of them the last one is kept.
+        between = self._good is not None and self.step % self.recipe.snapshot_every != 0
+        return self._state() | {"good": self._good if between else {}}
+
+    def _state(self) -> dict[str, Any]:
         return {
             "step": self.step,
             "tokens_seen": self.tokens_seen,
@@ -125,6 +130,7 @@ class TrainingRun:
         for name in ("rate_factor", "attention_entropy", "clip_threshold"):
             setattr(self, name, float(state[name]))
         self._load_learnt(state)
+        self._good = _copied(state["good"]) or None
 
     def _load_learnt(self, state: Mapping[str, Any]) -> None:
         """The part that returning to a good state turns back: everything that was learnt."""
@@ -161,7 +167,7 @@ class TrainingRun:
         """
         recipe, step = self.recipe, self.step
         if self._good is None or step % recipe.snapshot_every == 0:
-            self._good = _copied(self.state_dict())
+            self._good = _copied(self._state())
         logging = step % recipe.log_every == 0 or step + 1 == recipe.steps
         probing = step % recipe.probe_every == 0
         batches = self.batches()

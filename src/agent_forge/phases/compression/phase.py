@@ -95,6 +95,7 @@ def measured(shrunk: Shrunk, meter: Meter, path: Path, size: int) -> dict[str, f
         "compression/bits_per_byte": bits,
         "compression/input_bits_per_byte": meter.reference,
         "compression/retention_fraction": meter.retention(bits),
+        "compression/floor_adjusted": float(meter.reference < meter.floor),
         "compression/bits_per_byte_increase_fraction": bits / meter.reference - 1,
         "compression/round_trip_exact": float(exact),
         "compression/bits_per_weight": 8 * size / count,

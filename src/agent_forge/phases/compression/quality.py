@@ -12,13 +12,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from agent_forge.data.documents import Document
 from agent_forge.evaluation.bits_per_byte import score
-from agent_forge.evaluation.retention import byte_entropy
+from agent_forge.evaluation.retention import allowed_loss, byte_entropy, retained_fraction
 from agent_forge.phases.compression.forge_file import stored_tensors
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Bits per byte (mean over domains) and floor-adjusted retention (1 = nothing lost)."""
+    """Bits per byte (mean over domains) and retention (1 = nothing lost)."""
 
     bits_per_byte: float
     retention_fraction: float
@@ -82,12 +82,8 @@ class Meter:
         return float(np.mean(found))
 
     def retention(self, bits_per_byte: float, reference: float | None = None) -> float:
-        """(floor − now) / (floor − reference). A reference above the floor has nothing to retain but its own bits:
-        there the ratio of bits counts."""
-        base = self.reference if reference is None else reference
-        if bits_per_byte == float("inf"):
-            return 0.0
-        return (self.floor - bits_per_byte) / (self.floor - base) if base < self.floor else base / bits_per_byte
+        """`retained_fraction` against the input, or against another reference."""
+        return retained_fraction(bits_per_byte, self.reference if reference is None else reference, self.floor)
 
     def measure(self) -> Quality:
         """Quality of the bench's model as it is now."""
@@ -96,7 +92,5 @@ class Meter:
 
     def allowed_increase(self, *, max_increase_fraction: float, min_retention: float) -> float:
         """Bits per byte that may be lost: the tighter of both bounds."""
-        room = (1 - min_retention) * (self.floor - self.reference)
-        if room <= 0:
-            room = self.reference * (1 / max(min_retention, 1e-9) - 1)
+        room = allowed_loss(self.reference, self.floor, min_retention)
         return min(room, max_increase_fraction * self.reference)

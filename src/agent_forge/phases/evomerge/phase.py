@@ -81,6 +81,7 @@ def _measured(search: Search, champion: Genotype, rival: Genotype | None) -> dic
         "fitness": search.final_fitness(champion),
         "fitness_gain_over_generation_0": (best - mean) / mean if mean > 0 else float(best > 0),
         "generations": float(search.history[-1].number),
+        "further_domains_fraction": search.further_domains_fraction,
         "converged": float(search.history[-1].converged),
         "evaluations": float(len(search.fitness.measured)),
         "diversity_until_convergence": min(generation.diversity for generation in search.history),

@@ -35,6 +35,9 @@ class Search:
         tokenizer: the parents'.
         corpus: selection and test split are read.
 
+    Attributes:
+        further_domains_fraction: domains whose finalists are compared on documents that did not rank them.
+
     Raises:
         DataError: no domain has documents in both splits.
     """
@@ -84,6 +87,13 @@ class Search:
             first[domain] = documents[: config.selection_documents]
             rest = documents[config.selection_documents :]
             further[domain] = rest[: config.final_documents] or first[domain]
+        reused = [domain for domain in domains if further[domain] is first[domain]]
+        self.further_domains_fraction = 1 - len(reused) / len(domains)
+        if reused:
+            message = (
+                f"no further selection documents of {', '.join(reused)}: finalists are compared on those that ranked"
+            )
+            self.context.warn("few documents", message, domains=float(len(reused)))
         tasks = [task for domain in domains for task in corpus.tasks(domain, "selection")]
         asked = tasks[:: max(1, len(tasks) // config.num_tasks)][: config.num_tasks] if config.num_tasks else []
         ask = ask_tasks(self.tokenizer, asked, config.task_tokens)
