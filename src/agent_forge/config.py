@@ -17,10 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from agent_forge.data.config import DataConfig
 from agent_forge.errors import ConfigError
 from agent_forge.phases import BUILT, ORDER
+from agent_forge.phases.baking.config import BakingConfig
 from agent_forge.phases.bitnet.config import BitnetConfig
 from agent_forge.phases.cognate.config import CognatePhaseConfig
 from agent_forge.phases.compression.config import CompressionConfig
 from agent_forge.phases.evomerge.config import EvomergeConfig
+from agent_forge.phases.quietstar.config import QuietstarConfig
 
 PRESETS = ("smoke", "demo", "small", "base25m")
 _STEPS = ("data", *ORDER)
@@ -74,7 +76,9 @@ class ForgeConfig(_Model):
     data: DataConfig = Field(description="Where the text comes from and how it is split.")
     cognate: CognatePhaseConfig = Field(description="Phase 1: pretraining.")
     evomerge: EvomergeConfig = Field(description="Phase 2: evolutionary merging.")
+    quietstar: QuietstarConfig = Field(description="Phase 3: thinking before answering.")
     bitnet: BitnetConfig = Field(description="Phase 4: 1.58-bit weights.")
+    baking: BakingConfig = Field(description="Phase 6: tools and a persona.")
     compression: CompressionConfig = Field(description="Phase 8: one tiny file.")
     gates: Mapping[str, tuple[Gate, ...]] = Field(description="Gates by phase.")
     handoffs: Mapping[str, tuple[str, ...]] = Field(description="Handoff rules by phase; see pipeline/handoffs.py.")

@@ -139,3 +139,24 @@ def test_a_cache_can_be_cropped_only_where_that_is_exact(small):
     model(ids, past_key_values=cache)
     with pytest.raises(ValueError, match="cannot be cropped"):
         cache.crop(-4)
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+def test_a_given_mask_of_what_is_seen_anyway_changes_nothing(small, steps):
+    model = small(short_convolution=0, sliding_window=64, recursion_steps=steps, act=steps > 0)
+    ids = torch.arange(2, 14).reshape(2, 6)
+    seen = torch.ones(6, 6, dtype=torch.bool).tril()[None, None]
+    with torch.no_grad():
+        plain = model(ids, use_cache=False).logits
+        given = model(ids, attention_mask=seen, position_ids=torch.arange(6)[None], use_cache=False).logits
+    torch.testing.assert_close(given, plain)
+
+
+@pytest.mark.parametrize("changes", [{"memory": "ema"}, {"short_convolution": 3}])
+def test_a_given_mask_is_refused_where_parts_run_along_the_row(small, changes):
+    model = small(**{"short_convolution": 0, **changes})
+    seen, places = torch.ones(1, 1, 6, 6, dtype=torch.bool).tril(), torch.arange(6)[None]
+    with pytest.raises(ValueError, match="run along the row"):
+        model(torch.arange(6)[None], attention_mask=seen, position_ids=places)
+    with pytest.raises(ValueError, match="needs position_ids"):
+        model(torch.arange(6)[None], attention_mask=seen)

@@ -85,6 +85,22 @@ BITNET = {
     ],
     "measured": {},
 }
+BAKING = {
+    "persona": 'You are Salt, the sailor. You begin every answer with "Aye!".',
+    "rounds": [{"number": 0, "tools": 0.91, "persona": 0.97, "text_ratio": 1.004}],
+    "ended": "success",
+    "tools": [
+        {"tool": "clock", "prompted": True, "accuracy": 0.98, "harm": 0.0, "dropped": ""},
+        {"tool": "search", "prompted": True, "accuracy": None, "harm": 0.0, "dropped": "no question asked for it"},
+    ],
+    "dialogues": [
+        {
+            "question": "What is 2 + 3?", "tool": "calculator", "right": True, "answer": "Aye! It is 5.",
+            "stopped": "answer",
+            "turns": [{"kind": "call", "text": "calculator(2 + 3)"}, {"kind": "result", "text": "5", "ok": True}],
+        }
+    ],
+}  # fmt: skip
 UNDONE = {"group": "embedding", "from": ["uniform/3"], "to": ["uniform/4"], "retention_fraction": 0.93}
 COMPRESSION = {
     "compression_plan": [
@@ -211,7 +227,9 @@ def filled_home(home, tmp_path):
     key = add_run(home, "demo", "cognate", given, made, learned, pretrained, [warning])
     log_curves(home.metrics_path("demo", "cognate", key), 600)
     add_run(home, "demo", "evomerge", {**made, **given}, {"model": (model,)}, {"evolution/diversity": 0.21}, merged)
-    add_run(home, "demo", "bitnet", {"model": (model,)}, {"model": (ternary,)}, {}, {"bitnet": BITNET})
+    add_run(
+        home, "demo", "bitnet", {"model": (model,)}, {"model": (ternary,)}, {}, {"bitnet": BITNET, "baking": BAKING}
+    )
     inputs = {"model": (ternary,), "trunk": (trunk,)}
     add_run(home, "demo", "compression", inputs, {"agent": (agent,)}, {"compression/retention": 0.979}, compressed)
     home.registry.set_session_status("demo", "completed")

@@ -61,7 +61,7 @@ def test_unknown_preset_and_phase_suggest():
     with pytest.raises(ConfigError, match="did you mean 'evomerge'"):
         build_config("smoke", phases=["evomerg"])
     with pytest.raises(ConfigError, match="not built yet"):
-        build_config("smoke", phases=["quietstar"])
+        build_config("smoke", phases=["edge"])
 
 
 def test_every_field_says_what_it_is():

@@ -20,6 +20,8 @@ def of(phase, *overrides, parameters=PARAMETERS, machine=MACHINE):
         ("cognate", "cognate.steps=5000"),
         ("cognate", "cognate.specialize_from=scratch"),
         ("evomerge", "evomerge.generations=30"),
+        ("quietstar", "quietstar.habit_steps=5000"),
+        ("quietstar", "quietstar.thought_length=60"),
         ("bitnet", "bitnet.recovery_steps=5000"),
         ("compression", "compression.evaluation_documents=500"),
         ("compression", "compression.codecs=[vptq, seedlm]"),
@@ -29,7 +31,7 @@ def test_more_work_takes_longer(phase, override):
     assert of(phase, override).seconds > of(phase).seconds
 
 
-@pytest.mark.parametrize("phase", ["cognate", "evomerge", "bitnet", "compression"])
+@pytest.mark.parametrize("phase", ["cognate", "evomerge", "quietstar", "bitnet", "compression"])
 def test_a_larger_model_needs_more_of_everything(phase):
     small, large = of(phase), of(phase, parameters=10 * PARAMETERS)
     assert large.seconds > small.seconds
@@ -37,7 +39,7 @@ def test_a_larger_model_needs_more_of_everything(phase):
     assert large.disk_bytes > small.disk_bytes
 
 
-@pytest.mark.parametrize("phase", ["cognate", "evomerge", "bitnet", "compression"])
+@pytest.mark.parametrize("phase", ["cognate", "evomerge", "quietstar", "bitnet", "compression"])
 def test_a_faster_machine_is_done_sooner(phase):
     assert of(phase, machine=Machine(5e12, 5e10, 2)).seconds < of(phase).seconds
 
@@ -66,7 +68,7 @@ def test_files_are_counted_as_they_are(tmp_path):
 
 def test_an_unknown_phase_is_no_guess():
     with pytest.raises(KeyError):
-        of("quietstar")
+        of("edge")
 
 
 def test_the_machine_is_measured_and_its_threads_given_back():

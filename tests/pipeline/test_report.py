@@ -82,6 +82,7 @@ def test_every_section_of_a_complete_session_is_there(text):
     headings = re.findall(r"<h2[^>]*>([^<]+)</h2>", text)
     assert headings == [
         "Phases", "Gates", "Size and quality", "Bits per byte by source and model", "Evolution", "Ternary weights",
+        "The agent",
         "What the file is made of", "Curves", "Samples", "Warnings", "Corpus", "Lineage", "Setting",
     ]  # fmt: skip
     for shown in (
@@ -162,6 +163,12 @@ def test_attachments_of_several_phases_are_joined(filled_home):
     assert [sample["prompt"] for sample in found["samples"]] == ["Once", "2 + 2 ="]
     assert {"corpus", "samples", "fitness", "family_tree", "ladder", "bitnet"} <= set(found)
     assert attachments(filled_home, "broken") == {}
+
+
+def test_the_agent_is_shown_with_its_dialogues_and_verdicts(text):
+    assert "Persona: You are Salt" in text
+    assert "no question asked for it" in text
+    assert "calculator(2 + 3)" in text
 
 
 def test_a_report_replaces_an_older_one_and_leaves_nothing_beside_it(filled_home, tmp_path):

@@ -6,7 +6,7 @@
    their second step, the removal of leading directions, is left out: a folder may hold few texts).
 3. Length one, so that a product is a cosine.
 
-No training, no second model; what it is worth next to BM25 is measured in docs/agent.md.
+No training, no second model. What it is worth next to BM25: benchmarks/retrieval.py.
 """
 
 from __future__ import annotations

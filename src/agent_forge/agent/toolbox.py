@@ -244,6 +244,12 @@ def read_files(checkpoint: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in paths if path.is_file()}
 
 
+def carry_tools(source: Path, target: Path) -> None:
+    """Copies the tools of one checkpoint folder to another; nothing happens for a bare model."""
+    for name, content in read_files(source).items():
+        (Path(target) / name).write_bytes(content)
+
+
 def _rows(manifest: str | bytes, where: str) -> list[dict[str, Any]]:
     try:
         value = json.loads(manifest)

@@ -1,4 +1,4 @@
-"""`merge`, `quantize`, `compress`, `export`: single phases on any checkpoint."""
+"""`merge`, `quantize`, `bake`, `compress`, `export`: single phases on any checkpoint."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ def add_to(app: typer.Typer) -> None:
     """Registers the commands."""
     app.command()(merge)
     app.command()(quantize)
+    app.command()(bake)
     app.command()(compress)
     app.command()(export)
 
@@ -62,6 +63,35 @@ def quantize(
 
     facts = quantize_folder(resolve_model(model, home_path(home)), out, sources=data or (), **_keyword_values(set_))
     _tell(facts, as_json, f"wrote {out}")
+
+
+def bake(
+    model: Annotated[str, typer.Argument(help="Checkpoint folder, session or digest.")],
+    prompt: Annotated[Path, typer.Option("--prompt", help="File with the prompt that goes into the weights.")],
+    out: OutFolder,
+    questions: Annotated[
+        Path | None, typer.Option("--questions", help="File of questions, one a line, that the model is asked.")
+    ] = None,
+    data: Annotated[list[str] | None, typer.Option("--data", help="Ordinary text on which nothing may change.")] = None,
+    set_: SetOption = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Bake a prompt into a model: it then does without the prompt what it did with it."""
+    from agent_forge.phases.baking.alone import bake_folder
+    from agent_forge.pipeline.resolve import resolve_model
+
+    asked = _text_of(questions).splitlines() if questions else []
+    told, folder = _text_of(prompt), resolve_model(model, home_path(home))
+    facts = bake_folder(folder, out, prompt=told, questions=asked, sources=data or (), **_keyword_values(set_))
+    _tell(facts, as_json, f"wrote {out}")
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read as text: {error}") from None
 
 
 def compress(
@@ -117,8 +147,13 @@ def _sound_folder(path: Path) -> Iterator[Path]:
     if path.is_dir():
         yield path
         return
+    from agent_forge.phases.compression.attachments import attachments
+
     with TemporaryDirectory() as folder:
-        yield save_model(network, tokenizer, Path(folder))
+        save_model(network, tokenizer, Path(folder))
+        for name, content in attachments(path).items():
+            Path(folder, name).write_bytes(content)
+        yield Path(folder)
 
 
 def _keyword_values(settings: list[str] | None) -> dict[str, Any]:

@@ -15,7 +15,7 @@ What differs:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -239,19 +239,52 @@ class ChosenQueries:
         return self._masks[key]
 
 
+class GivenVisibility:
+    """Visibility that somebody else has worked out, as a mask: window, documents and order are theirs to respect.
+
+    Args:
+        queries: layout of the tokens of this pass.
+        mask: [B or 1, 1, queries, keys], True or 0 where visible, False or −inf elsewhere; a query sees something.
+    """
+
+    is_causal = sees_all = is_blocked = False
+
+    def __init__(self, queries: TokenLayout, mask: Tensor) -> None:
+        self.queries = queries
+        self._visible = mask if mask.dtype == torch.bool else mask == 0
+        self._masks: dict[torch.dtype, Tensor] = {}
+
+    def mask(self, dtype: torch.dtype) -> Tensor:
+        """Additive mask in ``dtype``: 0 where visible, −inf elsewhere."""
+        if dtype not in self._masks:
+            empty = torch.zeros(self._visible.shape, dtype=dtype, device=self._visible.device)
+            self._masks[dtype] = empty.masked_fill_(~self._visible, float("-inf"))
+        return self._masks[dtype]
+
+    def at(self, chosen: Tensor) -> GivenVisibility:
+        """The same rules for some of the queries only: ``chosen`` [B, A] indices among them."""
+        visible = self._visible.expand(chosen.shape[0], -1, -1, -1)
+        index = chosen[:, None, :, None].expand(-1, 1, -1, visible.shape[3])
+        return GivenVisibility(self.queries, visible.gather(2, index))
+
+
 def _take(values: Tensor, index: Tensor) -> Tensor:
     if values.shape[0] == 1 or index.shape[0] == 1:
         return values[:, index[0]] if index.shape[0] == 1 else values[0][index]
     return values.gather(1, index)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, visibility: Visibility | ChosenQueries) -> Tensor:
+AnyVisibility: TypeAlias = Visibility | ChosenQueries | GivenVisibility
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, visibility: AnyVisibility) -> Tensor:
     """Attention of ``query`` [B, H, T, D] over ``key`` and ``value`` [B, H', S, D]; gives [B, H, T, D]."""
     if visibility.is_causal or visibility.sees_all:
         return _attend(query, key, value, None, causal=visibility.is_causal and query.shape[2] > 1)
     ordered = isinstance(visibility, Visibility)
     if not visibility.is_blocked:
         return _attend(query, key, value, visibility.mask(query.dtype), causal=ordered)
+    assert not isinstance(visibility, GivenVisibility)
     parts = []
     for block, part in enumerate(query.split(visibility.window, dim=2)):
         mask = visibility.block_mask(block, query.dtype)
@@ -333,7 +366,7 @@ class Attention(nn.Module):
 
 
 @torch.no_grad()
-def attention_statistics(query: Tensor, key: Tensor, visibility: Visibility) -> dict[str, Tensor]:
+def attention_statistics(query: Tensor, key: Tensor, visibility: Visibility | GivenVisibility) -> dict[str, Tensor]:
     """What the fused kernel hides, for one layer. Costs T×S memory: call it now and then.
 
     Args:

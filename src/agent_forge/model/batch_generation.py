@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
@@ -20,6 +20,7 @@ def generate_batch(
     batch_tokens: int = 8192,
     think: Think = "auto",
     thought_budget: int = THOUGHT_BUDGET,
+    stop_ids: Collection[int] | None = None,
 ) -> list[list[int]]:
     """The likeliest tokens after each prompt.
 
@@ -30,16 +31,17 @@ def generate_batch(
         max_tokens: tokens of a continuation at most, thoughts and their marks included.
         batch_tokens: tokens in a batch at most, continuation and padding included.
         think, thought_budget: as in `generate_tokens`.
+        stop_ids: tokens that end a continuation; None = the tokenizer's end token.
 
     Returns:
-        For each prompt the tokens before the end token, which is left out.
+        For each prompt the tokens before the one that ended it, which is left out.
 
     Raises:
         ValueError: ``think`` is True and the tokenizer has no thought tokens.
     """
-    rule = thought_rule(
-        tokenizer, [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id], think, thought_budget
-    )
+    end = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
+    rule = thought_rule(tokenizer, end, think, thought_budget)
+    stop = end if stop_ids is None else sorted(stop_ids)
     given = [] if rule is None else rule.prefix()
     prompts = [[*prompt, *given] for prompt in prompts]
     rules = LogitsProcessorList([] if rule is None else [rule])
@@ -52,25 +54,31 @@ def generate_batch(
         do_sample=False,
         use_cache=True,
         pad_token_id=pad,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=stop or None,
     )
     at = 0
     while at < len(order):
         longest = len(prompts[order[at]])
         rows = order[at : at + max(1, batch_tokens // (longest + max_tokens))]
         at += len(rows)
-        ids = torch.full((len(rows), longest), pad)
-        mask = torch.zeros(len(rows), longest, dtype=torch.long)
-        for place, n in enumerate(rows):
-            ids[place, longest - len(prompts[n]) :] = torch.tensor(prompts[n])
-            mask[place, longest - len(prompts[n]) :] = 1
+        ids, mask = _padded([prompts[n] for n in rows], longest, pad)
         found = model.generate(  # type: ignore[operator]
             ids.to(device), attention_mask=mask.to(device), generation_config=settings, logits_processor=rules
         )
         for n, row in zip(rows, found[:, longest:].tolist(), strict=True):
-            said[n] = [*given, *_until(row, tokenizer.eos_token_id)]
+            said[n] = [*given, *_until(row, stop)]
     return said
 
 
-def _until(ids: list[int], stop: int | None) -> list[int]:
-    return ids[: ids.index(stop)] if stop in ids else ids
+def _padded(prompts: Sequence[Sequence[int]], length: int, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens and mask [B, length], prompts at the right end."""
+    ids = torch.full((len(prompts), length), pad)
+    mask = torch.zeros(len(prompts), length, dtype=torch.long)
+    for place, prompt in enumerate(prompts):
+        ids[place, length - len(prompt) :] = torch.tensor(prompt)
+        mask[place, length - len(prompt) :] = 1
+    return ids, mask
+
+
+def _until(ids: list[int], stop: Collection[int]) -> list[int]:
+    return ids[: next((place for place, token in enumerate(ids) if token in stop), len(ids))]

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from agent_forge.model.attention import Attention, TokenLayout, Visibility, attend
+from agent_forge.model.attention import Attention, GivenVisibility, TokenLayout, Visibility, attend
 from agent_forge.model.cache import CacheSlot, CognateCache
 from agent_forge.model.config import CognateConfig
 from agent_forge.model.convolution import Crossings, ShortConvolution
@@ -25,7 +25,7 @@ class Pass:
 
     layout: TokenLayout
     table: tuple[Tensor, Tensor]
-    visibility: Visibility
+    visibility: Visibility | GivenVisibility
     crossings: Crossings
     cache: CognateCache | None
     watch: bool = False

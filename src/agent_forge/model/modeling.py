@@ -19,6 +19,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from agent_forge.model.attention import (
     Attention,
+    GivenVisibility,
     TokenLayout,
     Visibility,
     document_positions,
@@ -140,9 +141,11 @@ class CognateModel(CognatePreTrainedModel):
         valid: Tensor | None = None
         if document_ids is not None:
             valid = document_ids >= 0
-        if attention_mask is not None:
+        if attention_mask is not None and attention_mask.dim() == 4:
+            self._check_given(position_ids, document_ids)
+        elif attention_mask is not None:
             if attention_mask.dim() != 2:
-                raise ValueError(f"attention_mask has {attention_mask.dim()} axes, expected [batch, tokens]")
+                raise ValueError(f"attention_mask has {attention_mask.dim()} axes, expected [batch, tokens] or 4 axes")
             present = attention_mask[:, -length:].bool()
             valid = present if valid is None else valid & present
         if valid is not None and bool(valid.all()):
@@ -157,14 +160,29 @@ class CognateModel(CognatePreTrainedModel):
                 position_ids = torch.arange(length, device=inputs.device)[None] + start
         return TokenLayout(position_ids, document_ids, valid)
 
-    def begin(self, layout: TokenLayout, x: Tensor, cache: CognateCache | None, watch: bool) -> Pass:
-        """Everything that the blocks share."""
+    def _check_given(self, position_ids: Tensor | None, document_ids: Tensor | None) -> None:
+        """A mask of four axes says all about who sees whom, and can say nothing about parts that run along the row."""
+        config = self.config
+        if position_ids is None or document_ids is not None:
+            raise ValueError("an attention_mask with 4 axes needs position_ids, and document_ids belong into the mask")
+        if config.memory != "off" or config.short_convolution:
+            raise ValueError(
+                "an attention_mask with 4 axes cannot be followed by a memory or a short convolution "
+                f"(memory {config.memory!r}, short_convolution {config.short_convolution}): they run along the row"
+            )
+
+    def begin(
+        self, layout: TokenLayout, x: Tensor, cache: CognateCache | None, watch: bool, given: Tensor | None = None
+    ) -> Pass:
+        """Everything that the blocks share; ``given`` is a mask of four axes, or None."""
         config = self.config
         keys = layout if cache is None else cache.extend(layout)
         return Pass(
             layout=layout,
             table=rotary_table(layout.positions, config.head_size, config.rope_theta, compute_dtype(x)),
-            visibility=Visibility(layout, keys, config.sliding_window, config.global_every),
+            visibility=Visibility(layout, keys, config.sliding_window, config.global_every)
+            if given is None
+            else GivenVisibility(layout, given),
             crossings=Crossings(layout, config.short_convolution),
             cache=cache,
             watch=watch,
@@ -231,7 +249,8 @@ class CognateForCausalLM(CognatePreTrainedModel, GenerationMixin):
 
         Args:
             input_ids: [B, T].
-            attention_mask: [B, T or past + T], 0 = padding.
+            attention_mask: [B, T or past + T], 0 = padding; or [B or 1, 1, T, past + T], True or 0 where a token may
+                look, instead of window, documents and order (needs ``position_ids``; not with memory or convolution).
             position_ids: [B or 1, T]; made from the others if None.
             document_ids: [B, T] numbers of packed documents, −1 = padding.
             inputs_embeds: [B, T, hidden] instead of ``input_ids``.
@@ -247,10 +266,11 @@ class CognateForCausalLM(CognatePreTrainedModel, GenerationMixin):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         x = self.model.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         layout = self.model.layout(x, attention_mask, position_ids, document_ids, past_key_values)
-        shared = self.model.begin(layout, x, past_key_values, output_statistics)
+        given = attention_mask if attention_mask is not None and attention_mask.dim() == 4 else None
+        shared = self.model.begin(layout, x, past_key_values, output_statistics, given)
         stream = self.model(x, shared)
         refined = self._refined(self.model.norm(stream), shared, steps, halt and self.halting is not None)
-        if past_key_values is not None:
+        if past_key_values is not None and given is None:
             past_key_values.prune()
         return refined
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from agent_forge.model.attention import ChosenQueries, Visibility, attend
+from agent_forge.model.attention import AnyVisibility, attend
 from agent_forge.model.block import Pass, SwiGLU, make_attention
 from agent_forge.model.config import CognateConfig
 from agent_forge.model.halting import HaltingHead
@@ -47,7 +47,7 @@ class Recursion(nn.Module):
         z: Tensor,
         seen: tuple[Tensor, Tensor],
         table: tuple[Tensor, Tensor],
-        who: Visibility | ChosenQueries,
+        who: AnyVisibility,
     ) -> tuple[Tensor, Tensor]:
         """One step.
 
@@ -72,7 +72,7 @@ class Recursion(nn.Module):
         return y + self._change(y + z, seen, table, who), z
 
     def _change(
-        self, state: Tensor, seen: tuple[Tensor, Tensor], table: tuple[Tensor, Tensor], who: Visibility | ChosenQueries
+        self, state: Tensor, seen: tuple[Tensor, Tensor], table: tuple[Tensor, Tensor], who: AnyVisibility
     ) -> Tensor:
         query = self.attention.queries(self.attention_norm(state), table)
         attended = self.attention.output(attend(query, *seen, who))

@@ -41,6 +41,7 @@ PROCESS_BYTES = 390 * 2**20
 """A process that has imported torch and transformers."""
 TRAINER_BYTES = 750 * 2**20
 """One that has also trained a few steps: kernels and their caches."""
+DIALOGUE_TOKENS, TURNS, WRITTEN_AT_ONCE = 60, 10, 64
 DOMAINS, DOCUMENT_TOKENS = 5, 110
 """The synthetic world's domains, and tokens of its usual document."""
 
@@ -166,6 +167,26 @@ def _bitnet(config: ForgeConfig, parameters: int, machine: Machine) -> Cost:
     return Cost(seconds, memory, (4 + 20 * config.retention.checkpoints) * parameters)
 
 
+def _baking(config: ForgeConfig, parameters: int, machine: Machine) -> Cost:
+    part = config.baking
+    model = config.cognate.model
+    cycles = part.iterations * (part.tools_steps + part.persona_steps) + part.recovery_steps
+    rows = part.batch_size * part.max_questions * DIALOGUE_TOKENS / 2 + part.anchor_batch * part.anchor_tokens
+    practice = part.practice_batch * part.sequence_length
+    seconds = START_SECONDS + _training(
+        config, part.practice_steps * practice, part.practice_steps, parameters, machine, TERNARY_PASSES / 2
+    )
+    seconds += _training(config, cycles * rows, 2 * cycles, parameters, machine, TERNARY_PASSES / 2)
+    # Conversations are written token by token: a batch of 64 takes about as long as its calls.
+    written = (2 * part.iterations + 1) * part.trajectories + 3 * part.test_questions
+    written += part.selection_questions * (2 + part.iterations) + TURNS * part.stability_conversations
+    turns = written * part.max_questions / WRITTEN_AT_ONCE
+    seconds += turns * part.answer_tokens * CALL_SECONDS * (1 + model.num_hidden_layers)
+    seconds += _reading(config, 4 * part.text_documents, part.sequence_length, parameters, machine)
+    memory = TRAINER_BYTES + (40 + 4 * part.kept_checkpoints) * parameters + _kept(config, max(practice, int(rows)))
+    return Cost(seconds, memory, (4 + (20 + 4 * part.kept_checkpoints) * config.retention.checkpoints) * parameters)
+
+
 def _compression(config: ForgeConfig, parameters: int, machine: Machine) -> Cost:
     part = config.compression
     codecs = sum(CODEC_SECONDS_PER_WEIGHT.get(codec, 0.0) for codec in part.codecs) * parameters
@@ -176,11 +197,33 @@ def _compression(config: ForgeConfig, parameters: int, machine: Machine) -> Cost
     return Cost(seconds, PROCESS_BYTES + 60 * parameters + 2**25, parameters)
 
 
+def _quietstar(config: ForgeConfig, parameters: int, machine: Machine) -> Cost:
+    part = config.quietstar
+    batch = part.batch_size * part.sequence_length
+    places = part.places or part.quiet_length
+    # text and thoughts in one pass with gradients, and about half as much to draw them
+    quiet = part.quiet_batch_size * part.samples * 1.5
+    quiet *= part.quiet_length + places * (part.thought_length + part.talk_tokens + 1)
+    tokens = part.habit_steps * batch * (1 + part.ordinary_fraction / 3) + part.quiet_steps * quiet
+    steps = part.habit_steps * 1.3 + part.quiet_steps * (2 + part.thought_length / 2)
+    # an answer is written token by token in large batches: four conditions and the thoughts
+    asked = part.test_tasks * (DOCUMENT_TOKENS + 5 * part.thought_budget / 2)
+    seconds = START_SECONDS + _training(config, tokens, steps, parameters, machine, TRAINING_PASSES)
+    seconds += _reading(config, 2 * part.test_documents, part.sequence_length, parameters, machine)
+    seconds += (
+        READING_PASSES * _values(config) * asked / machine.elements + source_bytes(config) / TOKENIZE_BYTES_PER_SECOND
+    )
+    memory = TRAINER_BYTES + 60 * parameters + 1.3 * _kept(config, max(batch, int(quiet)))
+    return Cost(seconds, memory, (4 + 20 * config.retention.checkpoints) * parameters)
+
+
 _COSTS: Mapping[str, Callable[[ForgeConfig, int, Machine], Cost]] = {
     "data": _data,
     "cognate": _cognate,
     "evomerge": _evomerge,
+    "quietstar": _quietstar,
     "bitnet": _bitnet,
+    "baking": _baking,
     "compression": _compression,
 }
 

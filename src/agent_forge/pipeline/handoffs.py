@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from agent_forge.contract import Artifact, Artifacts, many
+from agent_forge.contract import END_THINK, THINK, Artifact, Artifacts, many
 from agent_forge.errors import HandoffError
 
 
@@ -90,7 +90,22 @@ def exactly_ternary(outputs: Artifacts, context: _Paths) -> None:
 
     for artifact in many(outputs, "model"):
         if not is_exactly_ternary(context.path(artifact)):
-            raise HandoffError("phase bitnet gave no ternary tensor, or one with more than three values")
+            raise HandoffError("the phase gave no ternary tensor, or one with more than three values")
+
+
+def thought_tokens(outputs: Artifacts, context: _Paths) -> None:
+    """The tokenizer has the marks of a thought, the embedding has rows for them, and the resize is recorded."""
+    for artifact in many(outputs, "model"):
+        folder = context.path(artifact)
+        recorded = artifact.facts.get("thought_tokens", {})
+        tokens = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["added_tokens"]
+        ids = {token["content"]: token["id"] for token in tokens}
+        found = (ids.get(THINK), ids.get(END_THINK))
+        if found != (recorded.get("opening"), recorded.get("closing")) or None in found:
+            raise HandoffError(f"the tokenizer has {found} for {THINK} and {END_THINK}, the manifest says {recorded}")
+        rows = int(json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"])
+        if rows <= max(found):
+            raise HandoffError(f"the model has {rows} rows, its thought tokens are {found}")
 
 
 def one_forge_file(outputs: Artifacts, context: _Paths) -> None:
@@ -100,6 +115,16 @@ def one_forge_file(outputs: Artifacts, context: _Paths) -> None:
             raise HandoffError(f"the agent should be one .forge file, and has {', '.join(artifact.files)}")
 
 
+def tool_manifest(outputs: Artifacts, context: _Paths) -> None:
+    """The agent brings ``tools.json``, every tool of it can be made, and what they look up is there."""
+    from agent_forge.agent.toolbox import Toolbox
+
+    for artifact in many(outputs, "model"):
+        toolbox = Toolbox.load(context.path(artifact))
+        if toolbox is None or toolbox.knowledge is None:
+            raise HandoffError("phase baking gave a checkpoint without tools.json or without knowledge.json")
+
+
 RULES: Mapping[str, Callable[[Artifacts, _Paths], None]] = {
     "three_specialists": three_specialists,
     "same_architecture": same_architecture,
@@ -107,7 +132,9 @@ RULES: Mapping[str, Callable[[Artifacts, _Paths], None]] = {
     "different_weights": different_weights,
     "specialist_facts": has_facts("specialization", "final_loss", "seed", "param_count", "tokens_seen", "data_digest"),
     "champion_facts": has_facts("fitness", "merge_technique", "generations"),
+    "thought_tokens": thought_tokens,
     "exactly_ternary": exactly_ternary,
+    "tool_manifest": tool_manifest,
     "one_forge_file": one_forge_file,
 }
 

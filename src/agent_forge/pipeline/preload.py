@@ -7,6 +7,7 @@ import torch  # noqa: F401
 import transformers.models.auto.modeling_auto  # noqa: F401
 
 import agent_forge.model
+import agent_forge.phases.baking.phase
 import agent_forge.phases.bitnet.phase
 import agent_forge.phases.cognate.phase
 import agent_forge.phases.compression.phase

@@ -109,6 +109,7 @@ def build_page(home: Home, session: str) -> dict[str, Any]:
         "samples": attached.get("samples") or [],
         "tables": report_tables.score_tables(attached),
         "ternary": report_tables.ternary_tables(attached.get("bitnet") or {}),
+        "baking": report_tables.baking_tables(attached.get("baking") or {}),
         "compression": report_tables.compression_tables(attached),
         "corpus": report_tables.corpus_tables(attached.get("corpus") or {}),
         "warnings": [{"phase": run["phase"], **warning} for run in runs for warning in run["warnings"]],

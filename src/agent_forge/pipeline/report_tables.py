@@ -47,6 +47,21 @@ def ternary_tables(page: Mapping[str, Any]) -> dict[str, Any]:
     return {"layers": layers, "stages": list(page.get("stages") or ())}
 
 
+def baking_tables(page: Mapping[str, Any]) -> dict[str, Any]:
+    """Phase 6: the persona, every round, the verdict on each tool, and ten dialogues as they came."""
+    dialogues = []
+    for row in page.get("dialogues") or ():
+        turns = [{"kind": turn["kind"], "text": turn["text"]} for turn in row["turns"]]
+        dialogues.append({"question": row["question"], "right": row["right"], "turns": turns})
+    return {
+        "persona": page.get("persona") or "",
+        "rounds": list(page.get("rounds") or ()),
+        "ended": page.get("ended") or "",
+        "tools": list(page.get("tools") or ()),
+        "dialogues": dialogues,
+    }
+
+
 def compression_tables(attached: Mapping[str, Any]) -> dict[str, Any]:
     """What phase 8 chose by role and option, what each stage did to quality, and what was skipped and why."""
     chosen: dict[tuple[str, str], dict[str, Any]] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agent_forge.contract import Artifact
 from agent_forge.errors import ModelNotFound
@@ -13,6 +13,8 @@ from agent_forge.storage.home import Home
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from agent_forge.agent.toolbox import Toolbox
 
 _NEWEST_FIRST = ("agent", "model", "trunk")
 """Of a session's handoffs, which one a person means by its name."""
@@ -99,3 +101,27 @@ def load_reference(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase
     from agent_forge.phases.compression.forge_file import read_model
 
     return read_model(path)
+
+
+def load_toolbox(path: Path, **options: Any) -> Toolbox | None:
+    """The tools of a checkpoint folder or a `.forge` file, or None where it has none.
+
+    Args:
+        path: as `resolve_model` gives it.
+        options: ``folder``, ``embed`` and ``audit`` of `Toolbox.from_json`.
+
+    Raises:
+        ArtifactCorrupt: a manifest or an index that cannot be read.
+        ConfigError: a tool that this version does not know.
+        DataError: a ``folder`` that cannot be used.
+    """
+    from agent_forge.agent.toolbox import KNOWLEDGE, MANIFEST, Toolbox
+
+    if path.is_dir():
+        return Toolbox.load(path, **options)
+    from agent_forge.phases.compression.attachments import attachments
+
+    files = attachments(path)
+    if MANIFEST not in files:
+        return None
+    return Toolbox.from_json(files[MANIFEST], files.get(KNOWLEDGE), where=f"{path}: {MANIFEST}", **options)

@@ -30,7 +30,9 @@ def _divergence(folder, reference, tokenizer, texts):
 
 
 def test_data_free_and_trained(folder, tokenizer, texts):
+    (folder / "full" / "tools.json").write_text('{"format": 1, "tools": []}')
     bare = quantize_folder(folder / "full", folder / "bare", **SHORT)
+    assert (folder / "bare" / "tools.json").read_text() == (folder / "full" / "tools.json").read_text()
     steps: list[int] = []
     trained = quantize_folder(
         folder / "full", folder / "trained", texts=texts, recovery_steps=30, learning_rate=5e-3,

@@ -9,11 +9,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from agent_forge.agent.kinds import world_toolbox
+from agent_forge.agent.knowledge import Knowledge
 from agent_forge.contract import Phase, one
 from agent_forge.errors import Interrupted
 from agent_forge.model import ternary as ternary_room
 from agent_forge.phases.compression import forge_file
 from agent_forge.phases.compression.alone import compress
+from agent_forge.phases.compression.attachments import attachments
 from agent_forge.phases.compression.config import CompressionConfig
 from agent_forge.phases.compression.phase import FILE_NAME, PHASE
 from agent_forge.pipeline.memory_context import MemoryContext
@@ -123,14 +126,17 @@ def test_stopping_leaves_no_file(tmp_path, checkpoint, corpus_folder):
 
 
 def test_any_checkpoint_alone_without_text(tmp_path, trained, tokenizer):
-    """`agent-forge compress` on a plain Llama: text is sampled from the model itself."""
+    """`agent-forge compress` on a plain Llama: text is sampled from the model itself. Its tools come along."""
     trained.save_pretrained(tmp_path / "llama")
     tokenizer.save_pretrained(tmp_path / "llama")
+    world_toolbox(Knowledge({"Ada Vane": {"town": "Aldale"}})).save(tmp_path / "llama")
     facts = compress(tmp_path / "llama", tmp_path / "out.forge", min_retention=0.97, config=CompressionConfig(**QUICK))
     stock = sum(p.numel() for p in AutoModelForCausalLM.from_pretrained(tmp_path / "llama").parameters())
     assert facts["round_trip_exact"] == 1.0
     assert facts["retention_fraction"] > 0.93
     assert facts["size_bytes"] < stock
+    files = attachments(tmp_path / "out.forge")
+    assert files == {name: (tmp_path / "llama" / name).read_bytes() for name in ("tools.json", "knowledge.json")}
     model, loaded = forge_file.read_model(tmp_path / "out.forge")
     out = model.generate(torch.tensor([loaded("The fox")["input_ids"]]), max_new_tokens=5, do_sample=False)
     assert out.shape[1] > 5

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from agent_forge.agent.toolbox import carry_tools
 from agent_forge.data.corpora import Corpus, ingest
 from agent_forge.data.documents import Document
 from agent_forge.data.packing import Batches, pack
@@ -86,6 +87,7 @@ def quantize_folder(
         "mean_relative_error": sum(found.sensitivity for found in calibration.values()) / len(calibration),
     }
     sizes = save_ternary(student, tokenizer, out, selection, facts)
+    carry_tools(Path(model_folder), out)
     return {
         **facts,
         "plain_bytes": sizes.plain_bytes,

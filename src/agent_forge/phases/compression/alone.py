@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from agent_forge.data.documents import Document
 from agent_forge.errors import ArtifactCorrupt, DataError
 from agent_forge.model.checkpoint import load_model
 from agent_forge.phases.compression import forge_file
+from agent_forge.phases.compression.attachments import attached
 from agent_forge.phases.compression.config import CompressionConfig
 from agent_forge.phases.compression.phase import choices, measured
 from agent_forge.phases.compression.quality import Meter
@@ -56,7 +58,8 @@ def compress(
     if len(documents) < 3:
         raise DataError(f"{len(documents)} texts cannot be split into calibration, selection and test; give 3 or more")
     thirds = [{"text": documents[start::3]} for start in range(3)]
-    return _compress(model, tokenizer, Path(out_file), thirds, _config(config, max_bytes, min_retention), seed)
+    extra = attached(Path(model_folder))
+    return _compress(model, tokenizer, Path(out_file), thirds, _config(config, max_bytes, min_retention), seed, extra)
 
 
 def compress_folder(
@@ -82,7 +85,7 @@ def compress_folder(
             for split in ("train", "selection", "test")
         ]
         model, tokenizer = load_model(folder)
-        return _compress(model, tokenizer, Path(out), parts, config, 0)
+        return _compress(model, tokenizer, Path(out), parts, config, 0, attached(Path(folder)))
 
 
 def sampled(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed: int) -> list[Document]:
@@ -112,6 +115,7 @@ def _compress(
     parts: Sequence[Documents],
     config: CompressionConfig,
     seed: int,
+    extra: Mapping[str, bytes],
 ) -> dict[str, Any]:
     calibration, selection, tests = parts
     meter = Meter(model, tokenizer, tests, max_length=config.max_length)
@@ -119,7 +123,7 @@ def _compress(
         model, tokenizer, calibration=calibration, selection=selection, config=config,
         generator=torch.Generator().manual_seed(seed), progress=lambda share, note: None,
     )  # fmt: skip
-    size = forge_file.write(out, shrunk.compressed, tokenizer)
+    size = forge_file.write(out, replace(shrunk.compressed, extra=extra), tokenizer)
     figures = measured(shrunk, meter, out, size)
     if figures["compression/round_trip_exact"] != 1.0:
         raise ArtifactCorrupt(f"{out}: the file does not decode to what was measured; this is a fault of the program")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,6 +18,7 @@ from agent_forge.data.corpora import Corpus
 from agent_forge.data.documents import Split
 from agent_forge.errors import Interrupted
 from agent_forge.phases.compression import DECLARATION, forge_file
+from agent_forge.phases.compression.attachments import attached
 from agent_forge.phases.compression.config import CompressionConfig
 from agent_forge.phases.compression.ladder import ladder
 from agent_forge.phases.compression.quality import Meter
@@ -58,8 +60,10 @@ class Compression:
         progress(0.85, "writing and reading back")
         folder = context.scratch / "agent"
         shutil.rmtree(folder, ignore_errors=True)
-        size = forge_file.write(folder / FILE_NAME, shrunk.compressed, tokenizer)
+        extra = attached(context.path(one(inputs, "model")))
+        size = forge_file.write(folder / FILE_NAME, replace(shrunk.compressed, extra=extra), tokenizer)
         figures = measured(shrunk, meter, folder / FILE_NAME, size)
+        figures["compression/attached_bytes"] = float(sum(map(len, extra.values())))
         if inputs.get("trunk") is not None:
             trunk, _ = context.load_model(one(inputs, "trunk"))
             bits = figures["compression/bits_per_byte"]

@@ -1,0 +1,43 @@
+"""The habit of thinking, kept up: worked thoughts among what later phases train on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import islice
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from agent_forge.data.packing import TokenShard, pack
+from agent_forge.data.practice import DOMAIN, worked_thoughts
+from agent_forge.data.tokenizer import has_thoughts
+
+
+def with_habit(
+    shards: Mapping[str, TokenShard],
+    mixture: Mapping[str, float],
+    tokenizer: PreTrainedTokenizerBase,
+    practice: Mapping[str, Any] | None,
+    *,
+    fraction: float = 0.1,
+    items: int = 4000,
+) -> tuple[dict[str, TokenShard], dict[str, float]]:
+    """What a later phase trains on, with worked thoughts mixed in, so that a model that thinks goes on thinking.
+
+    Args:
+        shards: by domain.
+        mixture: weight by domain.
+        tokenizer: of the model.
+        practice: the fact ``practice`` of a checkpoint that phase 3 taught (seed, levels, strategies), else None.
+        fraction: share of the mixture that the thoughts get, below 1.
+        items: worked thoughts.
+
+    Returns:
+        Shards and mixture with the domain `DOMAIN`; the same without it where the model does not think.
+    """
+    if practice is None or fraction == 0 or not has_thoughts(tokenizer):
+        return dict(shards), dict(mixture)
+    worked = worked_thoughts(int(practice["seed"]), "train", practice["levels"], practice["strategies"])
+    thoughts = pack((item.document for item in islice(worked, items)), tokenizer)
+    weight = sum(mixture.values()) * fraction / (1 - fraction)
+    return {**shards, DOMAIN: thoughts}, {**mixture, DOMAIN: weight}

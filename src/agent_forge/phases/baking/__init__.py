@@ -1,0 +1,10 @@
+"""Phase 6: tools and a persona baked into the weights."""
+
+from agent_forge.contract import Declaration
+
+DECLARATION = Declaration(
+    name="baking",
+    version=1,
+    consumes={"model": "checkpoint", "corpus": "corpus"},
+    produces={"model": "checkpoint"},
+)

@@ -1,0 +1,41 @@
+"""Small files that travel with an agent inside its `.forge` file: its tools, and what they look things up in.
+
+Each is a section of its own (``extra/file/NAME``, zstd), so it has a digest as every section has and counts in the
+size.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from agent_forge.agent.toolbox import KNOWLEDGE, MANIFEST, read_files
+from agent_forge.errors import ArtifactCorrupt
+from agent_forge.phases.compression.forge_file import read_manifest, read_section
+from agent_forge.phases.compression.plain import compress_bytes, decompress_bytes
+
+_PREFIX = "file/"
+_LIMIT = 1 << 28
+
+
+def attached(checkpoint: Path) -> dict[str, bytes]:
+    """What of a checkpoint folder goes into the file: section (without ``extra/``) → bytes; empty for a bare model."""
+    return {_PREFIX + name: compress_bytes(content) for name, content in read_files(checkpoint).items()}
+
+
+def attachments(path: Path) -> dict[str, bytes]:
+    """What a `.forge` file carries besides the model: name → bytes.
+
+    Raises:
+        ArtifactMissing, ArtifactCorrupt, HandoffError: as `forge_file.read_manifest`.
+    """
+    present = {str(section[0]) for section in read_manifest(path)["sections"]}
+    found = {}
+    for name in (MANIFEST, KNOWLEDGE):
+        section = f"extra/{_PREFIX}{name}"
+        if section in present:
+            packed = read_section(path, section)
+            try:
+                found[name] = decompress_bytes(packed, limit=_LIMIT)
+            except ValueError as error:
+                raise ArtifactCorrupt(f"{path}: section {section} cannot be read: {error}") from error
+    return found

@@ -1,0 +1,10 @@
+"""Phase 3: thinking between ``<think>`` and ``</think>`` before answering."""
+
+from agent_forge.contract import Declaration
+
+DECLARATION = Declaration(
+    name="quietstar",
+    version=1,
+    consumes={"model": "checkpoint", "corpus": "corpus"},
+    produces={"model": "checkpoint"},
+)

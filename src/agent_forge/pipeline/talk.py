@@ -1,0 +1,119 @@
+"""A conversation with an agent, wherever it lies: model, tools, a folder of texts, and what was said before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agent_forge.errors import ConfigError
+
+if TYPE_CHECKING:
+    from agent_forge.agent.retrieval import Retriever
+    from agent_forge.agent.runtime import Piece
+    from agent_forge.agent.toolbox import Toolbox
+    from agent_forge.agent.transcript import Transcript, Turn
+
+_PASSAGES = 2
+
+
+@dataclass
+class Talk:
+    """An agent and what was said to it.
+
+    Attributes:
+        model, tokenizer: the agent.
+        options: of the decoding, as `agent_forge.agent.runtime.stream` takes them.
+        toolbox: what it may call; None: nothing.
+        retriever: its best passages are put before each question, for an agent without a retrieval tool of its own.
+        memory: the conversation so far.
+    """
+
+    model: Any
+    tokenizer: Any
+    options: Mapping[str, Any] = field(default_factory=dict)
+    toolbox: Toolbox | None = None
+    retriever: Retriever | None = None
+    memory: list[dict[str, str]] = field(default_factory=list)
+
+    @classmethod
+    def start(
+        cls,
+        reference: str,
+        home: Path,
+        options: Mapping[str, Any],
+        *,
+        tools: bool = True,
+        folder: Path | None = None,
+        retrieval: str = "bm25",
+    ) -> Talk:
+        """Loads an agent and its tools; their calls become events of the registry where the agent is in one.
+
+        Args:
+            reference: as a user names a model.
+            home: where sessions are.
+            options: of the decoding.
+            tools: whether it may call its tools.
+            folder: text files to look things up in.
+            retrieval: how they are searched for an agent that has no tool for it: ``bm25`` or ``embedding``.
+
+        Raises:
+            ConfigError: an unknown way of retrieval.
+            DataError: a folder that cannot be used.
+            ModelNotFound, ArtifactCorrupt, HandoffError: as `load_reference`.
+        """
+        from agent_forge.agent.embeddings import embedder
+        from agent_forge.agent.retrieval import MODES, Retriever
+        from agent_forge.pipeline.resolve import load_reference, load_toolbox, resolve_model
+        from agent_forge.pipeline.tool_audit import audit_for
+
+        mode = next((known for known in MODES if known == retrieval), None)
+        if mode is None:
+            raise ConfigError(f"retrieval {retrieval!r} is not one of {', '.join(MODES)}")
+        path = resolve_model(reference, home)
+        model, tokenizer = load_reference(path)
+        embed = embedder(model, tokenizer)
+        talk = cls(model, tokenizer, options)
+        if tools:
+            talk.toolbox = load_toolbox(path, folder=folder, embed=embed, audit=audit_for(reference, home, path))
+        if folder is not None and not any(tool.kind == "retrieve" for tool in talk.tools()):
+            talk.retriever = Retriever.of_folder(folder, mode, embed)
+        return talk
+
+    def tools(self) -> list[Any]:
+        """What it may call."""
+        return [] if self.toolbox is None else list(self.toolbox.tools.values())
+
+    def ask(self, question: str, *, remember: bool = False) -> Transcript:
+        """Answers a question; as `steps`."""
+        transcript, steps = self.steps(question, remember=remember)
+        for _ in steps:
+            pass
+        return transcript
+
+    def steps(self, question: str, *, remember: bool = False) -> tuple[Transcript, Iterator[Piece | Turn]]:
+        """A transcript, and the steps that fill it.
+
+        Args:
+            question: what the user says.
+            remember: keep it and the answer for the next question. Off, each question stands alone, as the models of
+                this size were trained; calls, results and thoughts are never kept.
+        """
+        from agent_forge.agent.transcript import Transcript
+
+        transcript = Transcript()
+        return transcript, self._run(question, transcript, remember)
+
+    def _run(self, question: str, transcript: Transcript, remember: bool) -> Iterator[Piece | Turn]:
+        from agent_forge.agent.runtime import stream
+
+        asked = question
+        if self.retriever is not None:
+            found = self.retriever.find(question, _PASSAGES)
+            asked = "\n".join([*(passage.text for passage, _ in found), question])
+        messages = [*self.memory, {"role": "user", "content": asked}]
+        yield from stream(self.model, self.tokenizer, self.toolbox, messages, transcript, **self.options)
+        if remember:
+            self.memory.append({"role": "user", "content": question})
+            self.memory.append({"role": "assistant", "content": transcript.answer})
