@@ -115,3 +115,37 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Answer]:
     """The home of one run of preset smoke, session ``smoke``, and what the run said. Copy it before changing it."""
     home = tmp_path_factory.mktemp("smoke") / "home"
     return home, call_apart("run", "--preset", "smoke", "--home", home, "--session", "smoke", "--set", "threads=1")
+
+
+@pytest.fixture(scope="session")
+def trained_cognate(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Makes a folder with a small ``corpus`` and, as ``model``, a Cognate that was trained on it for a few seconds."""
+
+    def make(steps: int, **shape: Any) -> Path:
+        import torch
+
+        from agent_forge.data.corpora import Corpus, ingest
+        from agent_forge.data.packing import Batches, pack
+        from agent_forge.data.tokenizer import train_tokenizer
+        from agent_forge.model import CognateConfig, CognateForCausalLM
+        from agent_forge.model.checkpoint import save_model
+        from agent_forge.optim.muon_grokfast import MuonGrokfast, matrix_names
+
+        root = tmp_path_factory.mktemp("trained")
+        ingest(["synthetic"], root / "corpus", seed=0, synthetic_bytes=120_000, levels=(1, 2))
+        corpus = Corpus.open(root / "corpus")
+        tokenizer = train_tokenizer(corpus.training_texts(100_000), 320)
+        shards = {domain: pack(corpus.documents(domain, "train"), tokenizer) for domain in corpus.domains}
+        batches = Batches(shards, corpus.mixture(), sequence_length=32, batch_size=16, seed=0)
+        torch.manual_seed(0)
+        model = CognateForCausalLM(CognateConfig(vocab_size=320, hidden_size=64, num_attention_heads=2, **shape))
+        optimizer = MuonGrokfast(model.named_parameters(), matrix_names(model), lr=1e-2, adamw_lr=5e-3)
+        for step in range(steps):
+            loss = model(**batches.batch(step), use_cache=False).loss
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        save_model(model.eval(), tokenizer, root / "model", {})
+        return root
+
+    return make

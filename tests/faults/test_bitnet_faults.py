@@ -5,15 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from agent_forge.data.corpora import Corpus, ingest
-from agent_forge.data.packing import Batches, pack
-from agent_forge.data.tokenizer import train_tokenizer
 from agent_forge.errors import PhaseFailed
-from agent_forge.model import CognateConfig, CognateForCausalLM
-from agent_forge.model.checkpoint import load_model, save_model
+from agent_forge.model.checkpoint import load_model
 from agent_forge.model.ternary import Layout, TernaryLinear, dequantize, quantize
 from agent_forge.model.ternary_selection import select, special_rows
-from agent_forge.optim.muon_grokfast import MuonGrokfast, matrix_names
 from agent_forge.optim.ternary_training import gradient_share
 from agent_forge.phases import load
 from agent_forge.phases.bitnet.config import BitnetConfig
@@ -21,24 +16,8 @@ from agent_forge.pipeline.memory_context import MemoryContext
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    root = tmp_path_factory.mktemp("faults")
-    ingest(["synthetic"], root / "corpus", seed=0, synthetic_bytes=120_000, levels=(1, 2))
-    corpus = Corpus.open(root / "corpus")
-    tokenizer = train_tokenizer(corpus.training_texts(100_000), 320)
-    shards = {domain: pack(corpus.documents(domain, "train"), tokenizer) for domain in corpus.domains}
-    batches = Batches(shards, corpus.mixture(), sequence_length=32, batch_size=16, seed=0)
-    torch.manual_seed(0)
-    shape = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
-    model = CognateForCausalLM(CognateConfig(vocab_size=320, **shape))
-    optimizer = MuonGrokfast(model.named_parameters(), matrix_names(model), lr=1e-2, adamw_lr=5e-3)
-    for step in range(50):
-        loss = model(**batches.batch(step), use_cache=False).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    save_model(model.eval(), tokenizer, root / "model", {})
-    return root
+def folders(trained_cognate):
+    return trained_cognate(50, intermediate_size=64, num_hidden_layers=1)
 
 
 def _run(folders, place, **changes):

@@ -13,6 +13,7 @@ from agent_forge.phases.cognate.attention_watch import attention_metrics, record
 from agent_forge.phases.cognate.merge_preview import slerp_states
 from agent_forge.phases.cognate.objective import Weights
 from agent_forge.phases.cognate.training import Recipe, TrainingRun, unshared_state
+from agent_forge.phases.cognate.watch import Watch
 from agent_forge.storage.checkpoints import load_newest, save_state
 
 
@@ -165,18 +166,54 @@ def test_d2_one_step_of_newton_schulz_is_too_few_and_is_replaced():
 
 
 def test_d3_and_e1_qk_clip_fires_and_shared_keys_stay():
-    run, _ = make_run(shape={"qk_norm": False, "num_key_value_heads": 1}, qk_clip_every=1, qk_clip_threshold=1.0)
+    run, seen = make_run(shape={"qk_norm": False, "num_key_value_heads": 1}, qk_clip_every=1, qk_clip_threshold=1.0)
     with torch.no_grad():
         for layer in run.model.model.layers:
             layer.attention.q_proj.weight.mul_(500)
     keys = [layer.attention.k_proj.weight.clone() for layer in run.model.model.layers]
     figures = run._look(run.batches().batch(0), 0, True)
     assert figures["optim/qk_clip_count"] == 4
+    assert figures["optim/qk_clip_fraction"] == 1.0
     for layer, before in zip(run.model.model.layers, keys, strict=True):
         assert torch.equal(layer.attention.k_proj.weight, before)
-    assert run.watch.clipped(501).action == "looser_clip"
-    assert run.watch.clipped(101).failure == "D3"
-    assert run.watch.clipped(100) is None
+    assert [(alarm.failure, alarm.action) for alarm in seen][:1] == [("D3", "looser_clip")]
+    assert run.clip_threshold == 50.0
+
+
+@pytest.mark.parametrize(("fraction", "action"), [(0.1, None), (0.11, "none"), (0.5, "none"), (0.51, "looser_clip")])
+def test_d3_counts_the_share_of_heads_so_that_a_model_of_any_size_can_raise_it(fraction, action):
+    found = Watch(max_steps=1, has_memory=False).clipped(fraction, loosened=False)
+    assert (found and found.action) == action
+    again = Watch(max_steps=1, has_memory=False).clipped(fraction, loosened=True)
+    assert (again and again.action) == (None if action is None else "none")  # answered once, then only told
+
+
+def test_d3_slows_queries_and_keys_alone_and_a_resumed_run_too():
+    options = {"shape": {"qk_norm": False}, "qk_clip_every": 1, "qk_clip_threshold": 1.0}
+    run, seen = make_run(**options)
+    with torch.no_grad():
+        for layer in run.model.model.layers:
+            layer.attention.q_proj.weight.mul_(500)
+    run.advance()
+    run.advance()
+    assert [alarm.action for alarm in seen if alarm.failure == "D3"].count("looser_clip") == 1
+    assert (run.rate_factor, run.query_key_rate) == (1.0, 0.5)
+    resumed, _ = make_run(**options)
+    resumed.load_state_dict(run.state_dict())
+    for each in (run, resumed):
+        each.advance()
+        rates = {
+            name: group["lr"]
+            for group in each.optimizer.param_groups
+            for name, parameter in each.model.named_parameters()
+            if any(parameter is other for other in group["params"])
+        }
+        slow = {name for name, rate in rates.items() if rate == pytest.approx(2.5e-3)}
+        assert slow == {f"model.layers.{i}.attention.{side}.weight" for i in (0, 1) for side in ("q_proj", "k_proj")}
+        assert all(rate == pytest.approx(5e-3) for name, rate in rates.items() if name not in slow)
+        assert len(rates) == len(dict(each.model.named_parameters()))
+    for one, other in zip(run.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_e1_keys_shrunk_in_one_layer():
@@ -204,7 +241,7 @@ def test_e2_attention_sinks_bring_attention_entropy_into_the_objective():
     batch["input_ids"][:, 0] = 0
     figures = run._look(batch, 0, True)
     assert figures["attn/sinks"] == 16
-    assert failures(seen) == ["E2"]
+    assert failures(seen) == ["D3", "E2"]  # logits of such a size are clipped in every head
     parts = run.advance()
     assert 0 < parts["attn/entropy_fraction"] <= 1
     assert run.attention_entropy == 0.01

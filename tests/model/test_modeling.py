@@ -5,9 +5,8 @@ from transformers import AutoModelForCausalLM
 from agent_forge.model import CognateConfig, CognateForCausalLM
 
 VARIANTS = {
-    "plain": {"memory": "off", "qk_norm": False},
+    "plain": {"memory": "off", "short_convolution": 0, "qk_norm": False},
     "default": {},
-    "convolution": {"short_convolution": 4},
     "ema": {"memory": "ema"},
     "titans": {"memory": "titans"},
     "memory in the last layer only": {"memory": "titans", "memory_every": 2},

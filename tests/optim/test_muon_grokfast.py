@@ -194,3 +194,27 @@ def test_refuses_vectors_for_muon_and_unknown_state():
     optimizer = MuonGrokfast([("v", nn.Parameter(torch.zeros(4)))], ())
     with pytest.raises(ValueError, match="unknown parameters: w"):
         optimizer.load_state_dict({"num_steps": 1, "grokfast_lambda": 0.0, "parameters": {"w": {}}})
+
+
+def test_some_parameters_may_learn_more_slowly_and_the_others_do_not_notice():
+    def after(factor):
+        torch.manual_seed(0)
+        weights = {name: torch.nn.Parameter(torch.randn(4, 4)) for name in "ab"} | {
+            "c": torch.nn.Parameter(torch.ones(3))
+        }
+        start = {name: weight.detach().clone() for name, weight in weights.items()}
+        optimizer = MuonGrokfast(weights.items(), {"a", "b"}, lr=0.1, weight_decay=0.0)
+        if factor:
+            optimizer.scale_rate({"b", "c"}, factor)
+        optimizer.set_rate(0.5)
+        for weight in weights.values():
+            weight.grad = torch.randn_like(weight)
+        optimizer.step()
+        return {name: weight.detach() - start[name] for name, weight in weights.items()}
+
+    plain, slow = after(None), after(0.5)
+    torch.testing.assert_close(slow["a"], plain["a"])
+    for name in "bc":
+        torch.testing.assert_close(slow[name], 0.5 * plain[name])
+    with pytest.raises(ValueError, match="none of these"):
+        MuonGrokfast([("a", torch.nn.Parameter(torch.ones(2, 2)))], {"a"}).scale_rate({"x"}, 0.5)

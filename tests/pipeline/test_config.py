@@ -92,3 +92,14 @@ def test_a_search_that_runs_out_of_generations_fails_whatever_gate_asks_for_conv
     asked = [gate for gate in config.gates["evomerge"] if gate.metric in worst]
     assert [gate.passed for gate in evaluate("evomerge", asked, worst)] == [False] * len(asked)
     assert asked or name == "smoke"
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name != "base25m"])
+def test_a_gate_that_asks_for_less_than_the_reference_says_what_its_size_has_to_do_with_it(name):
+    reference = {gate.metric: gate for gates in build_config("base25m").gates.values() for gate in gates}
+    for gates in build_config(name).gates.values():
+        for gate in gates:
+            asked = reference.get(gate.metric)
+            if asked is not None and (gate.bound, gate.severity) != (asked.bound, asked.severity):
+                assert gate.why != asked.why, gate.metric
+                assert "25M" in gate.why or "base25m" in gate.why or "parameters" in gate.why, gate.metric

@@ -24,7 +24,10 @@ DataOption = Annotated[
     ),
 ]
 EvalDataOption = Annotated[
-    list[str] | None, typer.Option("--eval-data", help="Text that is only used to report on. Repeatable.")
+    list[str] | None,
+    typer.Option(
+        "--eval-data", help="Text that is only reported on, under a name of its own: stories-eval=PATH. Repeatable."
+    ),
 ]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="key.path=value, for example cognate.seed=7.")]
 PhasesOption = Annotated[str | None, typer.Option("--phases", help="Phases to run, separated by commas.")]

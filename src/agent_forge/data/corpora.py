@@ -74,7 +74,7 @@ def ingest(
         sources, settings, duplicates, seed=seed, synthetic_bytes=synthetic_bytes, levels=levels, refine=True
     )
     if clash := sorted(set(held.entries) & set(gathered.entries)):
-        raise DataError(f"held-out data needs a name of its own, {clash} are domains; write e.g. {clash[0]}-held=PATH")
+        raise DataError(f"held-out data needs a name of its own, {clash} are domains; write e.g. {clash[0]}-eval=PATH")
     _check_enough(gathered)
     if len(gathered.entries) < len(SPECIALTIES):
         gathered = _thirds(gathered)

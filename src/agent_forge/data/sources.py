@@ -113,6 +113,21 @@ def expand_all(written: Sequence[str | Source], *, each_its_own: bool = False) -
     return list(dict.fromkeys(sources))
 
 
+def refuse_shared_names(trained: Sequence[Source], held: Sequence[Source]) -> None:
+    """Held-out data is a test set of its own, so its name must be too.
+
+    Raises:
+        DataError: a held-out source is filed under a domain that is trained on.
+    """
+    names = {name for source in trained for name in (DOMAINS if _whole_world(source) else (source.domain,))}
+    if clash := sorted({source.domain for source in held} & names):
+        raise DataError(f"held-out data needs a name of its own, {clash} are domains; write e.g. {clash[0]}-eval=PATH")
+
+
+def _whole_world(source: Source) -> bool:
+    return source.path is None and not source.hub and not source.domain
+
+
 def _weight(text: str, written: str) -> float:
     try:
         weight = float(text)
@@ -134,7 +149,7 @@ def _files(written: str) -> list[Path]:
         if kind_of(path) is None:
             raise DataError(f"{path}: unknown kind of file; .txt, .jsonl and .parquet are read, each also with .gz")
         return [path]
-    if found := [Path(name) for name in sorted(glob.glob(written)) if kind_of(Path(name))]:
+    if found := [Path(name) for name in sorted(glob.glob(written, recursive=True)) if kind_of(Path(name))]:
         return found
     raise DataError(f"{written} does not exist; give a file, a folder, a pattern, hub:owner/name or synthetic")
 

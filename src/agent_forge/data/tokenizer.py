@@ -103,6 +103,11 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Ids of every special or added token: their rows must survive quantization and compression bit for bit."""
+    return {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+
+
 def has_marks(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether this tokenizer knows the marks of a conversation."""
     vocabulary = tokenizer.get_vocab()

@@ -72,8 +72,8 @@ def totals(risks: Iterable[Risk]) -> dict[str, int]:
 REGISTER = (
     Risk("RISK-001", "memory explodes in evolution", 10, 9, 2, 9, "one model resident at a time, workers bounded by "
          "free memory, peak independent of generations", "CF1"),
-    Risk("RISK-002", "quantization corrupts special tokens", 8, 9, 1, 9, "roles by module: embedding and head are "
-         "never quantized", "RISK-002"),
+    Risk("RISK-002", "quantization corrupts special tokens", 8, 9, 1, 9, "roles by module; where embedding or "
+         "head is rounded, rows of special tokens stay exact", "RISK-002"),
     Risk("RISK-003", "the dashboard costs training memory", 9, 7, 3, 7, "a process of its own", "RISK-003"),
     Risk("RISK-004", "gradients vanish in ternary training", 7, 8, 2, 8, "straight-through estimator with scale",
          "RISK-004"),

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from agent_forge.data.tokenizer import special_ids
 from agent_forge.model.roles import Role, parameter_roles, quantizable_linears
 
 
@@ -50,8 +51,7 @@ def select(model: nn.Module, tokenizer: Any) -> Selection:
     tables = {name: p for name, p in parameters.items() if roles[name] in ("embedding", "head") and p.ndim == 2}
     kept = {name: roles[name] for name in parameters if name not in linears and name not in tables}
     rows = min((table.shape[0] for table in tables.values()), default=0)
-    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
-    return Selection(linears, tables, kept, tuple(sorted(row for row in special if row < rows)))
+    return Selection(linears, tables, kept, tuple(sorted(row for row in special_ids(tokenizer) if row < rows)))
 
 
 def special_rows(selection: Selection) -> dict[str, Any]:

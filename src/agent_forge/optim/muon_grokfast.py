@@ -115,6 +115,28 @@ class MuonGrokfast(Optimizer):
         for group in self.param_groups:
             group["lr"] = group["peak_lr"] * multiplier
 
+    def scale_rate(self, names: Collection[str], factor: float) -> None:
+        """Multiplies the peak learning rate of some parameters, which form groups of their own from then on.
+
+        Rates are no part of `state_dict`: whoever resumes scales them again.
+
+        Raises:
+            ValueError: none of the names is a trained parameter.
+        """
+        chosen = {id(parameter) for parameter, name in self._names.items() if name in names}
+        if not chosen:
+            raise ValueError(f"none of these is a trained parameter: {sorted(names)[:5]}")
+        for group in list(self.param_groups):
+            own = [parameter for parameter in group["params"] if id(parameter) in chosen]
+            if not own:
+                continue
+            slower = {**group, "params": own, "lr": group["lr"] * factor, "peak_lr": group["peak_lr"] * factor}
+            if len(own) == len(group["params"]):
+                group.update(slower)
+                continue
+            group["params"] = [parameter for parameter in group["params"] if id(parameter) not in chosen]
+            self.param_groups.append(slower)
+
     @torch.no_grad()
     def step(  # type: ignore[override]
         self, closure: Callable[[], float] | None = None, *, measure: bool = False

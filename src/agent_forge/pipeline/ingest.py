@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from agent_forge.contract import Artifacts, Context, Declaration
 from agent_forge.data.config import DataConfig
+
+if TYPE_CHECKING:
+    from agent_forge.data.sources import Source
 
 
 class DataStep:
@@ -45,26 +48,29 @@ def check_sources(config: DataConfig) -> None:
     """Refuses sources that are not there, without reading them.
 
     Raises:
-        DataError: a source does not exist or is of an unknown kind.
+        DataError: a source does not exist or is of an unknown kind, or held-out data has the name of a domain.
     """
-    from agent_forge.data.sources import expand_all
+    _sources(config)
 
-    for group, own in ((config.sources, False), (config.eval_sources, True)):
-        expand_all(group, each_its_own=own)
+
+def _sources(config: DataConfig) -> list[Source]:
+    from agent_forge.data.sources import expand_all, refuse_shared_names
+
+    trained, held = expand_all(config.sources), expand_all(config.eval_sources, each_its_own=True)
+    refuse_shared_names(trained, held)
+    return [*trained, *held]
 
 
 def source_digests(config: DataConfig) -> list[str]:
     """Digests of the bytes of all source files: a corpus is only reused while its files are unchanged.
 
     Raises:
-        DataError: a source does not exist or is of an unknown kind.
+        DataError: as `check_sources`.
     """
-    from agent_forge.data.sources import expand_all
     from agent_forge.pipeline.memory_context import file_digest
 
     digests = []
-    for group, own in ((config.sources, False), (config.eval_sources, True)):
-        for source in expand_all(group, each_its_own=own):
-            body = file_digest(source.path) if source.path is not None else source.hub
-            digests.append(f"{source.domain}:{source.name}:{body}")
+    for source in _sources(config):
+        body = file_digest(source.path) if source.path is not None else source.hub
+        digests.append(f"{source.domain}:{source.name}:{body}")
     return digests

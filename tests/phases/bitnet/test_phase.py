@@ -7,15 +7,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from agent_forge.contract import Phase, one
-from agent_forge.data.corpora import Corpus, ingest
-from agent_forge.data.packing import Batches, pack
-from agent_forge.data.tokenizer import train_tokenizer
 from agent_forge.errors import Interrupted
-from agent_forge.model import CognateConfig, CognateForCausalLM
-from agent_forge.model.checkpoint import load_model, save_model
+from agent_forge.model.checkpoint import load_model
 from agent_forge.model.ternary import is_exactly_ternary, ternary_linears
 from agent_forge.model.ternary_checkpoint import load_packed
-from agent_forge.optim.muon_grokfast import MuonGrokfast, matrix_names
 from agent_forge.phases import load
 from agent_forge.phases.bitnet.config import BitnetConfig
 from agent_forge.pipeline.memory_context import MemoryContext
@@ -32,28 +27,9 @@ GATES = {
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    """A corpus, and a model that was trained on it for a few seconds."""
-    root = tmp_path_factory.mktemp("bitnet")
-    ingest(["synthetic"], root / "corpus", seed=0, synthetic_bytes=120_000, levels=(1, 2))
-    corpus = Corpus.open(root / "corpus")
-    tokenizer = train_tokenizer(corpus.training_texts(100_000), 320)
-    shards = {domain: pack(corpus.documents(domain, "train"), tokenizer) for domain in corpus.domains}
-    batches = Batches(shards, corpus.mixture(), sequence_length=32, batch_size=16, seed=0)
-    torch.manual_seed(0)
-    config = CognateConfig(
-        vocab_size=320, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
-        memory="ema", memory_size=32, gate_size=16, sliding_window=64,
-    )  # fmt: skip
-    model = CognateForCausalLM(config)
-    optimizer = MuonGrokfast(model.named_parameters(), matrix_names(model), lr=1e-2, adamw_lr=5e-3)
-    for step in range(60):
-        loss = model(**batches.batch(step), use_cache=False).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    save_model(model.eval(), tokenizer, root / "model", {})
-    return root
+def folders(trained_cognate):
+    memory = {"memory": "ema", "memory_size": 32, "gate_size": 16, "sliding_window": 64}
+    return trained_cognate(60, intermediate_size=128, num_hidden_layers=2, **memory)
 
 
 def _run(folders, place, config=CONFIG, context=None):

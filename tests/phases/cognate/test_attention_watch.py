@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from agent_forge.model import CognateConfig, CognateForCausalLM
+from agent_forge.optim.qk_clip import max_logits
 from agent_forge.phases.cognate.attention_watch import (
     Recording,
     attention_entropy,
@@ -29,6 +30,25 @@ def test_recording_sees_every_layer_and_leaves_the_model_as_it_was():
     assert all("queries" not in vars(a) for a in recorded.attentions)
 
 
+def test_every_look_of_the_recursion_is_recorded_with_the_keys_that_it_meets():
+    found, ids = model(recursion_steps=3, micro_steps=2, qk_norm=False), torch.arange(12).view(2, 6)
+    with torch.no_grad(), recording(found) as recorded:
+        found.features(ids)
+    shared = found.recursion.attention
+    assert recorded.attentions == [*(layer.attention for layer in found.model.layers), *[shared] * 6]
+    assert len(recorded.keys) == len(recorded.queries) == 8
+    assert all(key is recorded.keys[2] for key in recorded.keys[2:])
+    largest = torch.stack([max_logits(q, k) for q, k in zip(recorded.queries[2:], recorded.keys[2:], strict=True)])
+    threshold = float(largest.max()) / 2
+    before = shared.q_proj.weight.clone()
+    count, heads = clip_attention(recorded, threshold=threshold)
+    assert heads == 2 * 8
+    assert count >= int((largest > threshold).sum()) > 0
+    # Once for all its looks: the largest logit of each head is at the threshold, not below it.
+    factor = (threshold / largest.amax(0)).clamp(max=1).sqrt()
+    torch.testing.assert_close(shared.q_proj.weight, before * factor.repeat_interleave(8)[:, None])
+
+
 def test_uniform_attention_has_full_entropy_and_no_sinks():
     zeros = torch.zeros(1, 2, 5, 8)
     recorded = Recording([], [zeros], [zeros])
@@ -52,7 +72,8 @@ def test_qk_clip_bounds_the_logits_of_models_without_qk_norm_only(qk_norm):
         found.model.layers[0].attention.q_proj.weight.mul_(3000)
     with recording(found) as recorded:
         found.features(ids)
-    count = clip_attention(recorded, threshold=2.0)
+    count, heads = clip_attention(recorded, threshold=2.0)
+    assert heads == (0 if qk_norm else 4)
     with recording(found) as again:
         found.features(ids)
     assert (count > 0) is not qk_norm

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -117,3 +118,26 @@ def test_unknown_options_are_refused(option):
 def test_unknown_codec_in_a_file_is_refused():
     with pytest.raises(ValueError, match="unknown codec 'later'"):
         codecs.decode(Encoded("later", (1,), "float32", {}, b""))
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("kind", ["odd", "bf16", "fp16"])
+def test_exact_rows_come_back_bit_for_bit_and_the_others_as_without_them(option, kind):
+    tensor = TENSORS[kind]
+    encoded = codecs.encode(tensor, option, exact_rows=(0, 5))
+    decoded, plain = codecs.decode(encoded), codecs.decode(codecs.encode(tensor, option))
+    assert torch.equal(decoded[[0, 5]], tensor[[0, 5]])
+    others = [row for row in range(tensor.shape[0]) if row not in (0, 5)]
+    assert torch.equal(decoded[others], plain[others])
+    extra = 0 if option in codecs.LOSSLESS else 2 * tensor.shape[1] * tensor.element_size()
+    assert len(encoded.payload) == len(codecs.encode(tensor, option).payload) + extra
+
+
+def test_exact_rows_that_cannot_be_are_refused():
+    with pytest.raises(ValueError, match=r"no rows \[13\]"):
+        codecs.encode(TENSORS["odd"], "uniform/1.1", exact_rows=(13,))
+    encoded = codecs.encode(TENSORS["odd"], "uniform/1.1", exact_rows=(1,))
+    with pytest.raises(ValueError, match="no rows"):
+        codecs.decode(replace(encoded, header={**encoded.header, "exact_rows": [99]}))
+    with pytest.raises(ValueError, match="cannot hold"):
+        codecs.decode(replace(encoded, payload=encoded.payload[:20]))

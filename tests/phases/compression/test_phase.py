@@ -14,6 +14,7 @@ from agent_forge.agent.knowledge import Knowledge
 from agent_forge.contract import Phase, one
 from agent_forge.errors import Interrupted
 from agent_forge.model import ternary as ternary_room
+from agent_forge.model.checkpoint import load_model
 from agent_forge.phases.compression import forge_file
 from agent_forge.phases.compression.alone import compress
 from agent_forge.phases.compression.attachments import attachments
@@ -70,6 +71,7 @@ def test_reports_what_the_file_on_disk_does(tmp_path, checkpoint, corpus_folder)
     assert found["compression/size_bytes"] == path.stat().st_size
     assert found["compression/round_trip_exact"] == 1.0
     assert found["compression/retention_fraction"] > 0.95
+    assert found["compression/special_rows_identical"] == 1.0
     assert found["compression/retention_of_trunk"] == pytest.approx(found["compression/retention_fraction"], rel=1e-6)
     assert found["compression/bits_per_weight"] < 16
     agent, _ = forge_file.read_model(path)
@@ -78,6 +80,18 @@ def test_reports_what_the_file_on_disk_does(tmp_path, checkpoint, corpus_folder)
     linears = ternary_room.ternary_linears(agent)
     assert len(linears) == 14  # the activations of a ternary agent are rounded, as in the model that was measured
     assert all(layer.frozen and layer.activation_bits == 8 for layer in linears.values())
+
+
+def test_risk_002_rows_of_special_tokens_survive_the_coarsest_codec(tmp_path, checkpoint, corpus_folder):
+    coarse = {"forced": {"embedding": "uniform/4.5"}, "min_retention_fraction": 0.0}
+    context, path = run(tmp_path, checkpoint, corpus_folder, **coarse)
+    before, after = (
+        model.get_input_embeddings().weight for model in (load_model(checkpoint)[0], forge_file.read_model(path)[0])
+    )
+    assert torch.equal(after[:5], before[:5])  # pad, bos, end, user, assistant
+    assert not torch.equal(after[5:], before[5:])
+    assert context.measured["compression/special_rows_identical"] == 1.0
+    assert context.measured["compression/round_trip_exact"] == 1.0
 
 
 def test_equal_runs_give_equal_bytes(tmp_path, checkpoint, corpus_folder):

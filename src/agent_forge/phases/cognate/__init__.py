@@ -4,7 +4,7 @@ from agent_forge.contract import Declaration
 
 DECLARATION = Declaration(
     name="cognate",
-    version=2,
+    version=3,
     consumes={"corpus": "corpus"},
     produces={"specialists": "checkpoints", "trunk": "checkpoint"},
 )

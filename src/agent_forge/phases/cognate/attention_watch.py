@@ -27,7 +27,10 @@ SINK_MASS = 0.5
 
 @dataclass
 class Recording:
-    """Rotated queries [B, H, T, D] and keys [B, H', T, D] by attention, in the order of the forward pass."""
+    """Rotated queries [B, H, T, D] and the keys [B, H', T, D] that they meet, one entry per look of an attention.
+
+    A block of the backbone looks once; the shared block of the recursion looks at the same keys in every step.
+    """
 
     attentions: list[Attention] = field(default_factory=list)
     queries: list[Tensor] = field(default_factory=list)
@@ -38,6 +41,7 @@ class Recording:
 def recording(model: nn.Module, rows: int = 1) -> Iterator[Recording]:
     """Records the first ``rows`` of queries and keys of every attention while the block runs."""
     found = Recording()
+    met: dict[Attention, Tensor] = {}
     attentions = [module for module in model.modules() if isinstance(module, Attention)]
 
     def watch(attention: Attention) -> None:
@@ -47,11 +51,12 @@ def recording(model: nn.Module, rows: int = 1) -> Iterator[Recording]:
             result = plain_queries(*args)
             found.attentions.append(attention)
             found.queries.append(result[:rows])
+            found.keys.append(met[attention])  # keys come first: they go into the cache before anybody looks
             return result
 
         def keys(*args: Any) -> Tensor:
             result = plain_keys(*args)
-            found.keys.append(result[:rows])
+            met[attention] = result[:rows]
             return result
 
         attention.queries, attention.keys = queries, keys  # type: ignore[method-assign,assignment]
@@ -77,7 +82,7 @@ def attention_probabilities(query: Tensor, key: Tensor) -> Tensor:
 def attention_entropy(recorded: Recording) -> Tensor:
     """Mean entropy of attention, as a share of the most it could be at each position (0–1); carries gradients."""
     shares = []
-    for query, key in zip(recorded.queries, recorded.keys, strict=False):
+    for query, key in zip(recorded.queries, recorded.keys, strict=True):
         probabilities = attention_probabilities(query, key)
         entropy = -(probabilities * probabilities.clamp(min=1e-9).log()).sum(-1)[..., 1:]
         most = torch.arange(2, query.shape[2] + 1, device=query.device).log()
@@ -95,7 +100,7 @@ def attention_metrics(recorded: Recording) -> dict[str, float]:
         attentions over the largest; near 0 = one of them has shrunk).
     """
     sinks, largest = 0, 0.0
-    for query, key in zip(recorded.queries, recorded.keys, strict=False):
+    for query, key in zip(recorded.queries, recorded.keys, strict=True):
         mass = attention_probabilities(query, key)[..., 1:, :].mean(2)
         sinks += int((mass > SINK_MASS).sum())
         largest = max(largest, float(max_logits(query, key).max()))
@@ -109,14 +114,33 @@ def attention_metrics(recorded: Recording) -> dict[str, float]:
 
 
 @torch.no_grad()
-def clip_attention(recorded: Recording, *, threshold: float) -> int:
-    """QK-clip on every recorded attention without QK-norm; gives the number of heads that were clipped."""
-    clipped = 0
-    for attention, query, key in zip(recorded.attentions, recorded.queries, recorded.keys, strict=False):
+def clip_attention(recorded: Recording, *, threshold: float) -> tuple[int, int]:
+    """QK-clip on every recorded attention without QK-norm, once each, by the largest logit of all its looks.
+
+    Returns:
+        How many heads were above the threshold, counted in every look, and how many there are in all looks.
+    """
+    largest: dict[Attention, Tensor] = {}
+    above = seen = 0
+    for attention, query, key in zip(recorded.attentions, recorded.queries, recorded.keys, strict=True):
         if attention.q_norm is None:
             logits = max_logits(query, key)
-            heads = key.shape[1]
-            clipped += clip_query_key(
-                attention.q_proj.weight, attention.k_proj.weight, logits, threshold=threshold, num_key_heads=heads
-            )
-    return clipped
+            above, seen = above + int((logits > threshold).sum()), seen + logits.numel()
+            largest[attention] = torch.maximum(largest.get(attention, logits), logits)
+    for attention, logits in largest.items():
+        query_weight, key_weight = attention.q_proj.weight, attention.k_proj.weight
+        clip_query_key(
+            query_weight, key_weight, logits, threshold=threshold,
+            num_key_heads=key_weight.shape[0] // attention.head_size,
+        )  # fmt: skip
+    return above, seen
+
+
+def query_key_names(model: nn.Module) -> set[str]:
+    """Names of the weights that make queries and keys."""
+    return {
+        f"{name}.{side}.weight"
+        for name, module in model.named_modules()
+        if isinstance(module, Attention)
+        for side in ("q_proj", "k_proj")
+    }

@@ -23,6 +23,7 @@ from agent_forge.phases.cognate.attention_watch import (
     attention_entropy,
     attention_metrics,
     clip_attention,
+    query_key_names,
     recording,
 )
 from agent_forge.phases.cognate.cross_entropy import IGNORED
@@ -87,7 +88,7 @@ class TrainingRun:
         self.model, self.optimizer, self.recipe, self.alarm = model, optimizer, recipe, alarm
         self.step = self.tokens_seen = 0
         self.skipped = self.restores = 0
-        self.rate_factor = 1.0
+        self.rate_factor = self.query_key_rate = 1.0
         self.micro_batch = recipe.micro_batch
         self.attention_entropy = recipe.attention_entropy
         self.clip_threshold = recipe.qk_clip_threshold
@@ -109,6 +110,7 @@ class TrainingRun:
             "skipped": self.skipped,
             "restores": self.restores,
             "rate_factor": self.rate_factor,
+            "query_key_rate": self.query_key_rate,
             "micro_batch": self.micro_batch,
             "attention_entropy": self.attention_entropy,
             "clip_threshold": self.clip_threshold,
@@ -129,6 +131,7 @@ class TrainingRun:
             setattr(self, name, int(state[name]))
         for name in ("rate_factor", "attention_entropy", "clip_threshold"):
             setattr(self, name, float(state[name]))
+        self._slow_queries_and_keys(float(state["query_key_rate"]) / self.query_key_rate)
         self._load_learnt(state)
         self._good = _copied(state["good"]) or None
 
@@ -275,9 +278,9 @@ class TrainingRun:
             self.model.features(batch["input_ids"][:1].to(self.model.device))
         figures: dict[str, float] = {}
         if clipping:
-            count = clip_attention(recorded, threshold=self.clip_threshold)
-            figures["optim/qk_clip_count"] = float(count)
-            if (alarm := self.watch.clipped(count)) is not None:
+            count, heads = clip_attention(recorded, threshold=self.clip_threshold)
+            figures["optim/qk_clip_count"], figures["optim/qk_clip_fraction"] = float(count), count / heads
+            if (alarm := self.watch.clipped(count / heads, loosened=self.query_key_rate < 1)) is not None:
                 self._answer(alarm)
         if probing:
             figures |= attention_metrics(recorded)
@@ -305,13 +308,18 @@ class TrainingRun:
                 optimizer.orthogonalization = "svd"
         elif alarm.action == "looser_clip":
             self.clip_threshold = max(self.clip_threshold, 50.0)
-            self.rate_factor *= 0.5
+            self._slow_queries_and_keys(0.5)
         elif alarm.action == "raise_threshold":
             config.halting_threshold = min(0.95, config.halting_threshold + 0.1)
         elif alarm.action == "lower_threshold":
             config.halting_threshold = max(0.05, config.halting_threshold - 0.1)
         elif alarm.action == "attention_entropy":
             self.attention_entropy = max(self.attention_entropy, 0.01)
+
+    def _slow_queries_and_keys(self, factor: float) -> None:
+        if factor < 1:
+            self.optimizer.scale_rate(query_key_names(self.model), factor)
+            self.query_key_rate *= factor
 
     def _restore(self, alarm: Alarm) -> None:
         failed, good = self.step, self._good

@@ -95,11 +95,21 @@ class Watch:
             )
         return alarms
 
-    def clipped(self, count: int) -> Alarm | None:
-        """D3: heads that QK-clip had to shrink in one look."""
-        if count > 500:
-            return Alarm("D3", "QK-clip fires everywhere: τ is raised", {"count": float(count)}, "looser_clip")
-        return self._rarely("D3", "QK-clip fires often", {"count": float(count)}) if count > 100 else None
+    def clipped(self, fraction: float, *, loosened: bool) -> Alarm | None:
+        """D3: the share of heads that QK-clip had to shrink in one look.
+
+        The specification warns at 100 and acts at 500 a step. Its step has 8 blocks × 8 heads × 16 windows of 512
+        tokens = 1,024 heads to clip, so these are a tenth and a half.
+
+        Args:
+            fraction: heads above the threshold over heads looked at (0–1).
+            loosened: it was answered already; a second time would only be told.
+        """
+        evidence = {"fraction": fraction}
+        if fraction > 0.5 and not loosened:
+            message = "QK-clip fires everywhere: τ is raised, queries and keys learn at half the rate"
+            return Alarm("D3", message, evidence, "looser_clip")
+        return self._rarely("D3", "QK-clip fires often", evidence) if fraction > 0.1 else None
 
     def attention(self, figures: dict[str, float]) -> list[Alarm]:
         """E1 and E2, from `attention_metrics`."""

@@ -4,7 +4,7 @@ from agent_forge.contract import Declaration
 
 DECLARATION = Declaration(
     name="compression",
-    version=1,
+    version=2,  # special rows are exact
     consumes={"model": "checkpoint", "corpus": "corpus", "trunk": "checkpoint?"},
     produces={"agent": "agent_file"},
 )

@@ -6,8 +6,9 @@ An option is written ``codec/rate``. VPTQ is not asked for here, because it enco
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from agent_forge.phases.compression import (
@@ -20,6 +21,7 @@ from agent_forge.phases.compression import (
     vptq,
 )
 from agent_forge.phases.compression.bitstream import Encoded
+from agent_forge.phases.compression.exact_rows import keep_rows, split_rows
 
 DECODERS: Mapping[str, Callable[[Encoded, Mapping[str, bytes]], Tensor]] = {
     "plain": lambda encoded, shared: plain.decode(encoded),
@@ -43,6 +45,9 @@ LADDER: Mapping[str, tuple[str, ...]] = {
 
 Uniform: step in root mean squares. SeedLM, Hyper-Compression, GPTQ, VPTQ: bits a weight."""
 
+LOSSLESS = ("plain/native", "ternary/exact")
+"""Options that give every bit back."""
+
 EXTREME_STEP = "4.5"
 """Uniform step at which a Gaussian costs about 0.1 bit: never offered, measured for the ladder, may be forced."""
 
@@ -62,11 +67,18 @@ def decode(encoded: Encoded, shared: Mapping[str, bytes] | None = None) -> Tenso
     """
     if encoded.codec not in DECODERS:
         raise ValueError(f"unknown codec {encoded.codec!r}; known are {', '.join(DECODERS)}")
-    return DECODERS[encoded.codec](encoded, shared or {})
+    coded, exact, rows = split_rows(encoded)
+    values = DECODERS[coded.codec](coded, shared or {})
+    return values if exact is None else values.index_copy(0, torch.tensor(rows), exact)
 
 
 def encode(
-    tensor: Tensor, option: str, *, hessian: Tensor | None = None, row_sensitivity: Tensor | None = None
+    tensor: Tensor,
+    option: str,
+    *,
+    hessian: Tensor | None = None,
+    row_sensitivity: Tensor | None = None,
+    exact_rows: Sequence[int] = (),
 ) -> Encoded:
     """Encodes one tensor as ``option`` says.
 
@@ -75,6 +87,7 @@ def encode(
         option: "codec/rate", of `LADDER` (all but vptq).
         hessian: [in, in] for the codecs that use it.
         row_sensitivity: see `uniform_coding.encode`.
+        exact_rows: rows that come back bit for bit, ascending.
 
     Raises:
         ValueError: an option that does not exist, or that this tensor cannot take.
@@ -83,6 +96,11 @@ def encode(
     known = rate in LADDER.get(codec, ()) or option == f"uniform/{EXTREME_STEP}"
     if not known or codec == "vptq":
         raise ValueError(f"unknown option {option!r}; rates by codec are {dict(LADDER)}")
+    encoded = _encode(tensor, codec, rate, hessian, row_sensitivity)
+    return encoded if option in LOSSLESS else keep_rows(encoded, tensor, exact_rows)
+
+
+def _encode(tensor: Tensor, codec: str, rate: str, hessian: Tensor | None, row_sensitivity: Tensor | None) -> Encoded:
     if codec == "plain" or tensor.numel() == 0:  # nothing to round in an empty tensor
         return plain.encode(tensor, form=rate if tensor.numel() else "native")
     if codec == "ternary":
@@ -95,7 +113,7 @@ def encode(
     if codec == "hyper":
         return hyper_compression.encode(tensor, bits=float(rate))
     if hessian is None:
-        raise ValueError(f"option {option!r} needs the Hessian of the tensor's inputs")
+        raise ValueError(f"option {codec}/{rate} needs the Hessian of the tensor's inputs")
     return gptq.encode(tensor, hessian=hessian, bits=int(rate))
 
 

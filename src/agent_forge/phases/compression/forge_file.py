@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 MAGIC = b"\x89FORGE\r\n"
-VERSION = 1
+VERSION = 2  # 2: exact rows after a payload
 _HEADER = struct.Struct("<8sIQ32s")
 _HEADER_BYTES = _HEADER.size + 8
 _SMALL_BYTES = 2048

@@ -51,11 +51,15 @@ class Menu:
 
 @dataclass(frozen=True)
 class Knowledge:
-    """What the options are priced with: roles, Fisher diagonals and Hessians by tensor name."""
+    """What the options are priced with: roles, Fisher diagonals and Hessians by tensor name.
+
+    ``special_rows`` are those that no option may change, of the tensors that have any.
+    """
 
     roles: Mapping[str, str]
     fisher: Mapping[str, Tensor]
     hessians: Mapping[str, Tensor]
+    special_rows: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def menu_of(
@@ -95,7 +99,10 @@ def add(menu: Menu, name: str, tensor: Tensor, option: str, known: Knowledge) ->
         ValueError: the codec cannot take this tensor.
     """
     rows = row_sensitivity(known.fisher[name]) if name in known.fisher and tensor.dim() > 1 else None
-    encoded = codecs.encode(tensor, option, hessian=known.hessians.get(name), row_sensitivity=rows)
+    encoded = codecs.encode(
+        tensor, option, hessian=known.hessians.get(name), row_sensitivity=rows,
+        exact_rows=known.special_rows.get(name, ()),
+    )  # fmt: skip
     _put(menu, name, tensor, option, encoded, {}, len(encoded.payload), known)
 
 

@@ -93,6 +93,10 @@ def measured(shrunk: Shrunk, meter: Meter, path: Path, size: int) -> dict[str, f
     stored, _ = forge_file.stored_tensors(agent)
     exact = all(torch.equal(stored[name], tensor) for name, tensor in shrunk.cascade.values(shrunk.plan).items())
     bits = meter.bits_per_byte(agent)
+    kept = all(
+        torch.equal(stored[name][list(rows)], bench.tensors[name][list(rows)])
+        for name, rows in shrunk.special_rows.items()
+    )
     count = sum(tensor.numel() for tensor in bench.tensors.values())
     return {
         "compression/size_bytes": float(size),
@@ -102,6 +106,7 @@ def measured(shrunk: Shrunk, meter: Meter, path: Path, size: int) -> dict[str, f
         "compression/floor_adjusted": float(meter.reference < meter.floor),
         "compression/bits_per_byte_increase_fraction": bits / meter.reference - 1,
         "compression/round_trip_exact": float(exact),
+        "compression/special_rows_identical": float(kept),
         "compression/bits_per_weight": 8 * size / count,
         "compression/ratio_to_fp32": 4 * count / size,
         "compression/rolled_back_groups": float(sum(len(record["rolled_back"]) for record in shrunk.records)),

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from agent_forge.data.documents import Document
-from agent_forge.data.tokenizer import encode_documents
+from agent_forge.data.tokenizer import encode_documents, special_ids
 from agent_forge.model import ternary
 from agent_forge.model.roles import parameter_roles
 from agent_forge.phases.compression import codecs, hessian, menus, sensitivity
@@ -39,6 +39,7 @@ class Shrunk:
         skipped: what was not tried, with reasons.
         predicted: bytes and predicted loss of the plan, in nats per token.
         cascade: menus and bench, for the ladder.
+        special_rows: rows of special tokens that no codec may change, by tensor.
     """
 
     compressed: Compressed
@@ -47,6 +48,7 @@ class Shrunk:
     skipped: Sequence[Mapping[str, Any]]
     predicted: tuple[int, float]
     cascade: Cascade
+    special_rows: Mapping[str, tuple[int, ...]]
 
 
 def shrink(
@@ -99,7 +101,8 @@ def shrink(
     bench.load(cascade.values(plan))
     loss = sum(cards[name].points[option].loss for name, option in plan.items())
     compressed = assemble(bench, {n: cards[n].encoded[o] for n, o in plan.items()}, cards, sidecar)
-    return Shrunk(compressed, plan, cascade.records, skipped, (cascade.size(plan), loss), cascade)
+    predicted = (cascade.size(plan), loss)
+    return Shrunk(compressed, plan, cascade.records, skipped, predicted, cascade, known.special_rows)
 
 
 def learn(
@@ -118,7 +121,17 @@ def learn(
     ]
     fisher = sensitivity.diagonal_fisher(bench.model, batches, lossy)
     curved = [name for name in lossy if roles.get(name) == "linear"]
-    return menus.Knowledge(roles, fisher, hessian.collect(bench.model, batches, curved) if curved else {})
+    hessians = hessian.collect(bench.model, batches, curved) if curved else {}
+    return menus.Knowledge(roles, fisher, hessians, special_rows(bench, roles, tokenizer))
+
+
+def special_rows(
+    bench: Bench, roles: Mapping[str, str], tokenizer: PreTrainedTokenizerBase
+) -> dict[str, tuple[int, ...]]:
+    """Rows of special tokens by name of the embedding or head that has them."""
+    ids = sorted(special_ids(tokenizer))
+    tables = [n for n, t in bench.tensors.items() if roles.get(n) in ("embedding", "head") and t.dim() == 2]
+    return {name: tuple(row for row in ids if row < bench.tensors[name].shape[0]) for name in tables}
 
 
 def calibration_batches(
