@@ -22,6 +22,7 @@ from agent_forge.phases.bitnet.config import BitnetConfig
 from agent_forge.phases.cognate.config import CognatePhaseConfig
 from agent_forge.phases.compression.config import CompressionConfig
 from agent_forge.phases.evomerge.config import EvomergeConfig
+from agent_forge.phases.forge.config import ForgePhaseConfig
 from agent_forge.phases.quietstar.config import QuietstarConfig
 
 PRESETS = ("smoke", "demo", "small", "base25m")
@@ -78,6 +79,7 @@ class ForgeConfig(_Model):
     evomerge: EvomergeConfig = Field(description="Phase 2: evolutionary merging.")
     quietstar: QuietstarConfig = Field(description="Phase 3: thinking before answering.")
     bitnet: BitnetConfig = Field(description="Phase 4: 1.58-bit weights.")
+    forge: ForgePhaseConfig = Field(description="Phase 5: curriculum training of the ternary model.")
     baking: BakingConfig = Field(description="Phase 6: tools and a persona.")
     compression: CompressionConfig = Field(description="Phase 8: one tiny file.")
     gates: Mapping[str, tuple[Gate, ...]] = Field(description="Gates by phase.")

@@ -15,6 +15,7 @@ from agent_forge.model.ternary import (
     TernaryLinear,
     codes_of,
     is_exactly_ternary,
+    rounded,
     ternary_linears,
 )
 from agent_forge.model.ternary_checkpoint import (
@@ -98,6 +99,26 @@ def test_layers_with_more_levels_stay_as_they_are(make_llama, tokenizer, tmp_pat
     save_ternary(student, words, tmp_path / "b", selection, {})
     again = load_model(tmp_path / "b")[0].state_dict()
     assert all(torch.equal(again[name], value) for name, value in before.items())
+
+
+def test_rounded_weights_give_the_same_and_the_latent_ones_come_back(make_llama, tokenizer, tmp_path):
+    student, words = load_model(_written(make_llama(), tokenizer, tmp_path / "a", [Layout(), Layout(PER_ROW)]))
+    thaw_student(student, words)
+    with torch.no_grad():
+        for layer in ternary_linears(student).values():
+            layer.weight.add_(torch.randn(layer.weight.shape, generator=torch.Generator().manual_seed(0)) * 0.01)
+    before = {name: p.detach().clone() for name, p in student.named_parameters()}
+    tokens = torch.arange(5, 25)[None]
+    with torch.no_grad():
+        expected = student(tokens, use_cache=False).logits
+        with rounded(student):
+            assert all(layer.frozen for layer in ternary_linears(student).values())
+            assert torch.equal(student(tokens, use_cache=False).logits, expected)
+    assert all(torch.equal(p, before[name]) for name, p in student.named_parameters())
+    assert not any(layer.frozen for layer in ternary_linears(student).values())
+    with pytest.raises(ZeroDivisionError), rounded(student):
+        raise ZeroDivisionError
+    assert all(torch.equal(p, before[name]) for name, p in student.named_parameters())
 
 
 def test_a_model_without_ternary_layers_is_refused(make_llama, tokenizer):

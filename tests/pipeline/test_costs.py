@@ -23,6 +23,8 @@ def of(phase, *overrides, parameters=PARAMETERS, machine=MACHINE):
         ("quietstar", "quietstar.habit_steps=5000"),
         ("quietstar", "quietstar.thought_length=60"),
         ("bitnet", "bitnet.recovery_steps=5000"),
+        ("forge", "forge.stage_steps=500"),
+        ("forge", "forge.assessment_questions=500"),
         ("compression", "compression.evaluation_documents=500"),
         ("compression", "compression.codecs=[vptq, seedlm]"),
     ],
@@ -31,7 +33,7 @@ def test_more_work_takes_longer(phase, override):
     assert of(phase, override).seconds > of(phase).seconds
 
 
-@pytest.mark.parametrize("phase", ["cognate", "evomerge", "quietstar", "bitnet", "compression"])
+@pytest.mark.parametrize("phase", ["cognate", "evomerge", "quietstar", "bitnet", "forge", "compression"])
 def test_a_larger_model_needs_more_of_everything(phase):
     small, large = of(phase), of(phase, parameters=10 * PARAMETERS)
     assert large.seconds > small.seconds
@@ -39,7 +41,7 @@ def test_a_larger_model_needs_more_of_everything(phase):
     assert large.disk_bytes > small.disk_bytes
 
 
-@pytest.mark.parametrize("phase", ["cognate", "evomerge", "quietstar", "bitnet", "compression"])
+@pytest.mark.parametrize("phase", ["cognate", "evomerge", "quietstar", "bitnet", "forge", "compression"])
 def test_a_faster_machine_is_done_sooner(phase):
     assert of(phase, machine=Machine(5e12, 5e10, 2)).seconds < of(phase).seconds
 

@@ -1,8 +1,10 @@
-"""Greedy continuation of many prompts at once: prompts of like length together, padded on the left."""
+"""Continuation of many prompts at once, greedy or drawn: prompts of like length together, padded on the left."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
@@ -21,8 +23,10 @@ def generate_batch(
     think: Think = "auto",
     thought_budget: int = THOUGHT_BUDGET,
     stop_ids: Collection[int] | None = None,
+    temperature: float = 0.0,
+    seed: int = 0,
 ) -> list[list[int]]:
-    """The likeliest tokens after each prompt.
+    """The likeliest tokens after each prompt, or a draw.
 
     Args:
         model: any causal language model of transformers that can ``generate``.
@@ -32,6 +36,8 @@ def generate_batch(
         batch_tokens: tokens in a batch at most, continuation and padding included.
         think, thought_budget: as in `generate_tokens`.
         stop_ids: tokens that end a continuation; None = the tokenizer's end token.
+        temperature: 0 = always the likeliest token.
+        seed: of the draws; torch's own generator comes back as it was.
 
     Returns:
         For each prompt the tokens before the one that ended it, which is left out.
@@ -49,25 +55,33 @@ def generate_batch(
     order = sorted(range(len(prompts)), key=lambda n: (-len(prompts[n]), n))
     pad = next((t for t in (tokenizer.pad_token_id, tokenizer.eos_token_id) if t is not None), 0)
     device = next(model.parameters()).device
+    drawn: dict[str, Any] = {"temperature": temperature, "top_k": 0} if temperature > 0 else {}
     settings = GenerationConfig(
-        max_new_tokens=max(1, max_tokens - len(given)),
-        do_sample=False,
-        use_cache=True,
-        pad_token_id=pad,
-        eos_token_id=stop or None,
-    )
+        max_new_tokens=max(1, max_tokens - len(given)), do_sample=bool(drawn), use_cache=True, pad_token_id=pad,
+        eos_token_id=stop or None, **drawn,
+    )  # fmt: skip
     at = 0
     while at < len(order):
         longest = len(prompts[order[at]])
         rows = order[at : at + max(1, batch_tokens // (longest + max_tokens))]
         at += len(rows)
         ids, mask = _padded([prompts[n] for n in rows], longest, pad)
-        found = model.generate(  # type: ignore[operator]
-            ids.to(device), attention_mask=mask.to(device), generation_config=settings, logits_processor=rules
-        )
+        with _seeded(seed + at if drawn else None, device):
+            found = model.generate(  # type: ignore[operator]
+                ids.to(device), attention_mask=mask.to(device), generation_config=settings, logits_processor=rules
+            )
         for n, row in zip(rows, found[:, longest:].tolist(), strict=True):
             said[n] = [*given, *_until(row, stop)]
     return said
+
+
+@contextmanager
+def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
+    """Draws from a seed for as long as the block runs; None = nothing is drawn."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else [], enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        yield
 
 
 def _padded(prompts: Sequence[Sequence[int]], length: int, pad: int) -> tuple[torch.Tensor, torch.Tensor]:

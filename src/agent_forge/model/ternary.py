@@ -17,7 +17,8 @@ What we do differently:
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -207,6 +208,23 @@ def freeze(model: nn.Module) -> dict[str, Any]:
         layer.freeze()
     tensors = {name: asdict(layer.layout) for name, layer in sorted(layers.items())}
     return {"format_version": FORMAT_VERSION, "activation_bits": bits.pop(), "tensors": tensors}
+
+
+@contextmanager
+@torch.no_grad()
+def rounded(model: nn.Module) -> Iterator[None]:
+    """Ternary layers hold their rounded weights for as long as the block runs: equal outputs, no rounding a token."""
+    latent = [(layer, layer.weight.clone()) for layer in ternary_linears(model).values() if not layer.frozen]
+    blends = [layer.blend for layer, _ in latent]
+    try:
+        for layer, _ in latent:
+            if layer.blend == 1.0:
+                layer.freeze()
+        yield
+    finally:
+        for (layer, weight), blend in zip(latent, blends, strict=True):
+            layer.weight.copy_(weight)
+            layer.frozen, layer.blend = False, blend
 
 
 def write_sidecar(folder: Path, sidecar: Mapping[str, Any]) -> None:

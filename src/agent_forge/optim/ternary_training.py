@@ -74,7 +74,9 @@ class TernaryTraining:
             grokfast_lambda=grokfast_lambda,
             grokfast_alpha=grokfast_alpha,
         )
+        self._trained = {**parameters, **(extra or {})}
         self._tables = {name: parameters[name] for name in self.protected}
+        self._finite = True
 
     def blend(self, blends: Mapping[str, float] | None = None) -> None:
         """Sets λ of every ternary layer: 1 where nothing else is said. Call it before the forward pass."""
@@ -82,10 +84,20 @@ class TernaryTraining:
             layer.blend = (blends or {}).get(name, 1.0)
 
     def update(self, loss: Tensor, *, rate: float, watch: bool = False) -> dict[str, float]:
-        """Backward pass, optimizer step and protected rows.
+        """`backward` and `apply` in one."""
+        self.backward(loss)
+        return self.apply(rate=rate, watch=watch)
+
+    def backward(self, loss: Tensor) -> None:
+        """Gradients of a scalar loss, in place of the last step's."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self._finite = math.isfinite(float(loss.detach()))
+
+    def apply(self, *, rate: float, watch: bool = False) -> dict[str, float]:
+        """Optimizer step and protected rows, after `backward`.
 
         Args:
-            loss: scalar with a graph.
             rate: factor on the peak learning rates.
             watch: measures the share of latent weights with a gradient too.
 
@@ -93,17 +105,14 @@ class TernaryTraining:
             ``gradient_norm`` before clipping (infinite or NaN: nothing was changed), ``gradient_share`` if watched.
         """
         self.optimizer.set_rate(rate)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
         figures: dict[str, float] = {}
         if watch:
             figures["gradient_share"] = gradient_share(self.student)
-        if math.isfinite(float(loss.detach())):
-            self.optimizer.step()
+        figures["gradient_norm"] = math.nan
+        if self._finite:
+            self.optimizer.step(measure=watch)
             figures["gradient_norm"] = self.optimizer.gradient_norm
             self.put_back()
-        else:
-            figures["gradient_norm"] = math.nan
         return figures
 
     @torch.no_grad()
@@ -114,15 +123,14 @@ class TernaryTraining:
 
     def state(self) -> dict[str, Any]:
         """Weights and optimizer, as copies that own their memory; nested mappings of tensors and numbers."""
-        weights = {name: p.detach().clone() for name, p in self.student.named_parameters()}
+        weights = {name: p.detach().clone() for name, p in self._trained.items()}
         return {"weights": weights, "optimizer": copied(self.optimizer.state_dict())}
 
     @torch.no_grad()
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Takes over what `state` gave; the given tensors are copied and may be used again."""
-        parameters = dict(self.student.named_parameters())
         for name, value in state["weights"].items():
-            parameters[name].copy_(value)
+            self._trained[name].copy_(value)
         self.optimizer.load_state_dict(copied(state["optimizer"]))
 
 

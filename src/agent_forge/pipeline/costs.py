@@ -21,6 +21,8 @@ from agent_forge.config import ForgeConfig
 TRAINING_PASSES = 11.0
 """Element-wise passes over every value of a token in a training step, backward and optimizer included."""
 READING_PASSES = 4.5
+WRITING_PASSES = 20.0
+"""For each token of an answer: a token at a time, every call into the library costs."""
 TERNARY_PASSES = 26.0
 """Teacher, student, rounding and distillation together."""
 CALL_SECONDS = 0.006
@@ -167,6 +169,22 @@ def _bitnet(config: ForgeConfig, parameters: int, machine: Machine) -> Cost:
     return Cost(seconds, memory, (4 + 20 * config.retention.checkpoints) * parameters)
 
 
+def _forge(config: ForgeConfig, parameters: int, machine: Machine) -> Cost:
+    part = config.forge
+    batch = part.batch_size * part.sequence_length
+    steps = float(part.stages * part.stage_steps)
+    # Assessment before a stage, watched questions after it, test questions at the end and when a level is passed.
+    asked = part.stages * part.top_level * (part.assessment_questions + 0.5 * part.validation_questions)
+    asked += 4 * part.top_level * part.test_questions + part.stages * part.own_answers
+    asked += (part.stages / part.dream_every if part.dream_every else 0) * part.dream_questions
+    written = asked * part.answer_tokens
+    seconds = START_SECONDS + _training(config, steps * batch, steps, parameters, machine, 0.5 * TERNARY_PASSES)
+    seconds += WRITING_PASSES * _values(config) * written / machine.elements + 2 * parameters * written / machine.flops
+    seconds += _reading(config, 2 * part.test_documents, part.sequence_length, parameters, machine)
+    memory = PROCESS_BYTES + 56 * parameters + 1.2 * _kept(config, batch)
+    return Cost(seconds, memory, (4 + 20 * config.retention.checkpoints) * parameters)
+
+
 def _baking(config: ForgeConfig, parameters: int, machine: Machine) -> Cost:
     part = config.baking
     model = config.cognate.model
@@ -223,6 +241,7 @@ _COSTS: Mapping[str, Callable[[ForgeConfig, int, Machine], Cost]] = {
     "evomerge": _evomerge,
     "quietstar": _quietstar,
     "bitnet": _bitnet,
+    "forge": _forge,
     "baking": _baking,
     "compression": _compression,
 }

@@ -12,4 +12,5 @@ import agent_forge.phases.bitnet.phase
 import agent_forge.phases.cognate.phase
 import agent_forge.phases.compression.phase
 import agent_forge.phases.evomerge.phase
+import agent_forge.phases.forge.phase
 import agent_forge.pipeline.context  # noqa: F401

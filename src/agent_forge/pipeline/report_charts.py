@@ -34,7 +34,9 @@ _KNOWN: tuple[tuple[str, str, str, str], ...] = (
     (r"(^|/)(lr|learning_rate|rate)$", "training", "learning rate", ""),
     (r"norm", "training", "norm", "Above 10 is a warning, above 100 an emergency (C2)."),
     (r"per_second", "training", "tokens per second", ""),
-    (r"^(optim|grokfast|grad|bitnet)/", "training", "value", ""),
+    (r"chaos$", "training", "chaos", "How much input, weights and levels are disturbed; never above 0.3 (CF2)."),
+    (r"sensitivity$", "inside", "nats per layer", "Growth of a small difference; above 0 the network is chaotic."),
+    (r"^(optim|grokfast|grad|bitnet|forge)/", "training", "value", ""),
 )
 _MAY_BE_LOG = ("nats per token", "perplexity", "norm")
 _SECTIONS = ("quality", "inside", "training", "other")

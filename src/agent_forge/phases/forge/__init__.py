@@ -1,0 +1,10 @@
+"""Phase 5: the ternary model learns by a curriculum at the edge of what it can do."""
+
+from agent_forge.contract import Declaration
+
+DECLARATION = Declaration(
+    name="forge",
+    version=1,
+    consumes={"model": "checkpoint", "corpus": "corpus"},
+    produces={"model": "checkpoint"},
+)
