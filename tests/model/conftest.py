@@ -12,7 +12,7 @@ from agent_forge.model import CognateConfig, CognateForCausalLM
 SMALL = {
     "vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
     "sliding_window": 8, "global_every": 4, "memory_size": 16, "memory_heads": 2, "memory_chunk": 4, "gate_size": 12,
-    "zero_init_output": False,
+    "short_convolution": 4, "zero_init_output": False,
 }  # fmt: skip
 
 

@@ -100,7 +100,8 @@ def test_no_token_sees_the_future(model):
         changed = ids.clone()
         changed[0, at] = 96 if int(ids[0, at]) != 96 else 95
         after = model(changed).logits
-        torch.testing.assert_close(after[:, :at], before[:, :at], atol=0, rtol=0)
+        # halting decides how many positions go on, and a product of another height may round otherwise
+        torch.testing.assert_close(after[:, :at], before[:, :at], atol=1e-6, rtol=0)
         assert not torch.equal(after[:, at], before[:, at])
 
 

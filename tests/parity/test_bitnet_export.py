@@ -153,7 +153,12 @@ def test_a_plain_cognate_is_a_qwen3_under_other_names(plain_cognate, tmp_path):
 def test_what_cannot_be_exported_says_why(tmp_path, tokenizer, llama, plain_cognate):
     torch.manual_seed(0)
     config = CognateConfig(
-        vocab_size=320, hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2
+        vocab_size=320,
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        short_convolution=4,
     )
     cognate = _ternary(tmp_path, CognateForCausalLM(config), tokenizer)
     with pytest.raises(HandoffError, match="uses short_convolution"):

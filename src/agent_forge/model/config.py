@@ -75,7 +75,7 @@ class CognateConfig(PreTrainedConfig):
     memory_every: int = 1
     gate: bool = True
     gate_size: int = 256
-    short_convolution: int = 4
+    short_convolution: int = 0
     recursion_steps: int = 0
     micro_steps: int = 2
     recursion_intermediate_size: int | None = None

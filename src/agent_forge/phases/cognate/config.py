@@ -34,7 +34,7 @@ class ModelShape(BaseModel):
     memory_chunk: int = Field(64, ge=1, description="Tokens after which the titans memory is written.")
     gate: bool = Field(True, description="MAG gate between attention and memory, where there is a memory.")
     gate_size: int = Field(256, ge=1, description="Hidden width of the gate.")
-    short_convolution: int = Field(4, ge=0, description="Taps of the causal convolutions; 0 = off, as in the presets.")
+    short_convolution: int = Field(0, ge=0, description="Taps of the causal convolutions; 0 = off.")
     recursion_steps: int = Field(0, ge=0, le=6, description="Predictions per token (ours: 0, no gain shown yet).")
     micro_steps: int = Field(2, ge=1, description="Refinements of the latent in one step.")
     recursion_intermediate_size: int | None = Field(None, ge=8, description="Width of the shared block's SwiGLU.")
