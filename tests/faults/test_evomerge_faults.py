@@ -34,15 +34,21 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def seen(context: MemoryContext, failure: str) -> list[tuple[str, str, dict[str, float]]]:
+    """The warnings of one entry of the premortem."""
+    return [warning for warning in context.warnings if warning[0] == failure]
+
+
 def test_cf1_short_memory_goes_to_disk_then_shrinks_the_population(world: Path, tmp_path: Path) -> None:
     # A limit that the process has reached already: every look finds memory short.
     context = MemoryContext(tmp_path, seed=3, budget=Budget(bytes=resident_bytes()))
     config = EvomergeConfig(**{**QUICK, "generations": 3, "control_fraction": 0.0})
     outputs = PHASE.run(config, phase_inputs(context, world), context)
-    assert [failure for failure, _, _ in context.warnings] == ["CF1", "CF1"]
-    assert "disk population" in context.warnings[0][1]
-    assert "smaller population" in context.warnings[1][1]
-    assert all(evidence["used_fraction"] >= 0.8 for _, _, evidence in context.warnings)
+    short = seen(context, "CF1")
+    assert len(short) == 2
+    assert "disk population" in short[0][1]
+    assert "smaller population" in short[1][1]
+    assert all(evidence["used_fraction"] >= 0.8 for _, _, evidence in short)
     sizes = [metrics["evomerge/population"] for _, metrics in context.logged if "evomerge/population" in metrics]
     assert sizes == [8, 8, 4, 4]
     assert one(outputs, "model").files
@@ -54,7 +60,7 @@ def test_cf1_a_population_on_disk_finds_the_same_champion(world: Path, tmp_path:
         context = MemoryContext(tmp_path / str(number), seed=3, budget=Budget(bytes=limit))
         config = EvomergeConfig(**{**QUICK, "generations": 0, "control_fraction": 0.0})
         digests.append(one(PHASE.run(config, phase_inputs(context, world), context), "model").digest)
-        assert len(context.warnings) == (0 if limit is None else 1)
+        assert len(seen(context, "CF1")) == (0 if limit is None else 1)
     assert digests[0] == digests[1]
 
 
@@ -117,10 +123,10 @@ def test_g1_a_gate_outside_the_parents_range_is_told(world: Path, tmp_path: Path
     search = Search(EvomergeConfig(**QUICK), context, parents, model, tokenizer, corpus)
     sound = recursion_figures(search, average_genotype(search.space))
     assert sound == {"halting_inside_parents_range": 1.0}
-    assert context.warnings == []
+    assert seen(context, "G1") == []
     broken = tidy(replace(average_genotype(search.space), strengths=(3.0,) * search.space.groups), search.space)
     assert recursion_figures(search, broken) == {"halting_inside_parents_range": 0.0}
-    assert {failure for failure, _, _ in context.warnings} == {"G1"}
+    assert {failure for failure, _, _ in context.warnings} - {"few documents"} == {"G1"}
     assert any("gate/m_usage" in message for _, message, _ in context.warnings)
 
 

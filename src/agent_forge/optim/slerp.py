@@ -61,10 +61,11 @@ def slerp(
         return torch.lerp(a, b, t)
     # 1. The cosine of the angle between the directions.
     flat_a, flat_b = a.reshape(-1), b.reshape(-1)
-    norm_a, norm_b = (float(torch.linalg.vector_norm(flat)) for flat in (flat_a, flat_b))
+    # in float64, because a float32 sum depends on where in memory the tensor begins: shards would merge otherwise
+    norm_a, norm_b = (float(torch.linalg.vector_norm(flat, dtype=torch.float64)) for flat in (flat_a, flat_b))
     if norm_a < 1e-8 or norm_b < 1e-8:
         return torch.lerp(a, b, t)
-    cosine = float(torch.dot(flat_a, flat_b)) / (norm_a * norm_b)
+    cosine = float(torch.mul(flat_a, flat_b).sum(dtype=torch.float64)) / (norm_a * norm_b)
     # 2. Nearly on one line: the arc is not defined, the chord is.
     if abs(cosine) > parallel_cosine:
         if cosine < 0:
