@@ -149,3 +149,21 @@ def trained_cognate(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., P
         return root
 
     return make
+
+
+@pytest.fixture
+def make_llama() -> Callable[..., Any]:
+    """Tiny Llamas with 300 tokens."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    def make(seed: int = 0, hidden: int = 32, tied: bool = True, **changes: Any) -> Any:
+        torch.manual_seed(seed)
+        config = LlamaConfig(
+            vocab_size=300, hidden_size=hidden, intermediate_size=2 * hidden, num_hidden_layers=2,
+            num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=64, tie_word_embeddings=tied,
+            bos_token_id=1, eos_token_id=2, pad_token_id=0, **changes,
+        )  # fmt: skip
+        return LlamaForCausalLM(config).eval()
+
+    return make

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from agent_forge.model import CognateConfig, CognateForCausalLM
 
@@ -32,20 +32,6 @@ def disturbed(config: CognateConfig, seed: int = 0) -> CognateForCausalLM:
 @pytest.fixture
 def small():
     return lambda **changes: disturbed(CognateConfig(**{**SMALL, **changes}))
-
-
-@pytest.fixture
-def make_llama():
-    def make(seed=0, hidden=32, tied=True, **changes):
-        torch.manual_seed(seed)
-        config = LlamaConfig(
-            vocab_size=300, hidden_size=hidden, intermediate_size=2 * hidden, num_hidden_layers=2,
-            num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=64, tie_word_embeddings=tied,
-            bos_token_id=1, eos_token_id=2, pad_token_id=0, **changes,
-        )  # fmt: skip
-        return LlamaForCausalLM(config).eval()
-
-    return make
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 from agent_forge.agent.calls import NAME, Call, result_turn
 from agent_forge.agent.knowledge import Knowledge
 from agent_forge.agent.schema import ToolError, check_schema, from_text, validated
+from agent_forge.agent.transcript import printable
 from agent_forge.errors import ArtifactCorrupt, ConfigError
 
 MANIFEST = "tools.json"
@@ -268,8 +269,8 @@ def _rows(manifest: str | bytes, where: str) -> list[dict[str, Any]]:
 
 
 def _cut(text: str) -> str:
-    """What can be shown: no control characters (a terminal would obey them), no endless text."""
-    text = "".join(each for each in text if each.isprintable() or each in "\n\t")
+    """What can be shown: `printable`, and no endless text."""
+    text = printable(text)
     if len(text) <= MAX_RESULT_CHARACTERS:
         return text
     return f"{text[:MAX_RESULT_CHARACTERS]}… ({len(text)} characters)"

@@ -10,6 +10,11 @@ Kind: TypeAlias = Literal["thought", "call", "result", "answer"]
 Stop: TypeAlias = Literal["answer", "calls", "tokens", "context"]
 
 
+def printable(text: str) -> str:
+    """Without control characters: a terminal would obey them."""
+    return "".join(each for each in text if each.isprintable() or each in "\n\t")
+
+
 @dataclass(frozen=True, slots=True)
 class Turn:
     """One step.

@@ -92,26 +92,22 @@ def _questions(interactive: bool) -> Iterator[str]:
 def _show(talk: Any, question: str, remember: bool, show_thoughts: bool) -> None:
     """Prints the steps as they come: thoughts if wanted, calls, results, the answer."""
     from agent_forge.agent.runtime import Piece
+    from agent_forge.agent.transcript import printable
 
     transcript, steps = talk.steps(question, remember=remember)
     begun = False
     for step in steps:
         if isinstance(step, Piece):
             if step.kind == "answer":
-                typer.echo(_plain(step.text if begun else step.text.lstrip()), nl=False)
+                typer.echo(printable(step.text if begun else step.text.lstrip()), nl=False)
                 begun = True
         elif step.kind == "thought" and show_thoughts:
-            typer.echo(f"[{_plain(step.text)}]")
+            typer.echo(f"[{printable(step.text)}]")
         elif step.kind == "call":
-            typer.echo(f"→ {_plain(step.text)}")
+            typer.echo(f"→ {printable(step.text)}")
         elif step.kind == "result":
-            typer.echo(f"← {'' if step.ok else 'error: '}{_plain(step.text)}")
+            typer.echo(f"← {'' if step.ok else 'error: '}{printable(step.text)}")
         elif step.kind == "answer":
-            typer.echo("" if begun else _plain(step.text))
+            typer.echo("" if begun else printable(step.text))
     if transcript.stopped == "calls":
         typer.echo("(it asked for more calls than are allowed for one answer)")
-
-
-def _plain(text: str) -> str:
-    """Without control characters: a terminal would obey them."""
-    return "".join(each for each in text if each.isprintable() or each in "\n\t")

@@ -1,14 +1,21 @@
-"""One forward pass of any causal language model: only what it takes is handed on, in the wanted arithmetic."""
+"""One forward pass of any causal language model: what it takes, on which device, in which arithmetic, and what its head
+read.
+"""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+
+def on_device(device: str | torch.device, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a batch where the model is."""
+    return {name: value.to(device) for name, value in batch.items()}
 
 
 def accepted(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -27,15 +34,21 @@ def logits_and_hidden(
         batch: ``input_ids`` [B, T]; more is handed on if the model takes it.
         autocast: type of the arithmetic; fp32 = none.
     """
+    with head_inputs(model) as seen, arithmetic(batch["input_ids"].device, autocast):
+        logits = model(**accepted(model, batch), use_cache=False).logits
+    return logits.float(), seen[0].float()
+
+
+@contextmanager
+def head_inputs(model: nn.Module) -> Iterator[list[Tensor]]:
+    """Within, every forward pass adds what the head reads, [B, T, d], to the list."""
     seen: list[Tensor] = []
-    head = model.get_output_embeddings()  # type: ignore[operator]
+    head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
     handle = head.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
     try:
-        with arithmetic(batch["input_ids"].device, autocast):
-            logits = model(**accepted(model, batch), use_cache=False).logits
+        yield seen
     finally:
         handle.remove()
-    return logits.float(), seen[0].float()
 
 
 def arithmetic(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:

@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from agent_forge.model.ternary import ternary_linears
 from agent_forge.optim.muon_grokfast import MuonGrokfast
 
+_FEWEST_ALIVE = 0.01
+
 
 class TernaryTraining:
     """A student with ternary layers and its optimizer.
@@ -140,6 +142,13 @@ def gradient_share(model: nn.Module) -> float:
     total = sum(layer.weight.numel() for layer in ternary_linears(model).values())
     alive = sum(int(torch.count_nonzero(gradient)) for gradient in gradients if gradient is not None)
     return alive / total if total else 1.0
+
+
+def stall(share: float) -> str | None:
+    """What a `gradient_share` means at which the estimator is not at work (premortem RISK-004); None if it is."""
+    if share >= _FEWEST_ALIVE:
+        return None
+    return f"only {share:.2%} of the latent weights have a gradient; ternary training stalls"
 
 
 def copied(value: Any) -> Any:

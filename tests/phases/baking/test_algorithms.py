@@ -7,6 +7,7 @@ from agent_forge.agent.kinds import world_toolbox
 from agent_forge.agent.transcript import Transcript, Turn
 from agent_forge.data.practice_dialogues import Exchange
 from agent_forge.model.checkpoint import load_model
+from agent_forge.model.ternary import rounded
 from agent_forge.phases.baking.compatibility import judge
 from agent_forge.phases.baking.loop import Round, plateau
 from agent_forge.phases.baking.measurement import expected, recovered, says
@@ -142,6 +143,6 @@ def test_rounding_within_a_block_leaves_no_trace(baking_folders):
     before = student.weights()
     ids = torch.arange(5, 15)[None]
     trained = model(input_ids=ids).logits
-    with student.rounded():
+    with rounded(student.model):
         torch.testing.assert_close(model(input_ids=ids).logits, trained)
     assert all(torch.equal(value, before[name]) for name, value in student.weights().items())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from agent_forge.data.tokenizer import train_tokenizer
 from agent_forge.model import CognateConfig, CognateForCausalLM
@@ -22,20 +21,6 @@ def tokenizer():
 @pytest.fixture
 def texts():
     return list(TEXTS)
-
-
-@pytest.fixture
-def make_llama(tokenizer):
-    def make(seed=0, hidden=32, tied=True, **changes):
-        torch.manual_seed(seed)
-        config = LlamaConfig(
-            vocab_size=300, hidden_size=hidden, intermediate_size=2 * hidden, num_hidden_layers=2,
-            num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=64, tie_word_embeddings=tied,
-            bos_token_id=1, eos_token_id=2, pad_token_id=0, **changes,
-        )  # fmt: skip
-        return LlamaForCausalLM(config).eval()
-
-    return make
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from tests.phases.fragile import FragileContext, Killed
 
 from agent_forge.contract import Phase, one
 from agent_forge.errors import HandoffError, Interrupted
@@ -87,20 +88,6 @@ def test_curves_and_page(finished):
 def test_equal_runs_give_equal_bytes(finished, folders, tmp_path):
     again, _ = _run(folders, tmp_path)
     assert again.digest == finished[0].digest
-
-
-class Killed(BaseException):
-    """Ends a run the way a kill does: nothing of ours may catch it."""
-
-
-class FragileContext(MemoryContext):
-    """Dies at a given step, keeping only what was checkpointed."""
-
-    deadly_step = -1
-
-    def progress(self, done, total, note=""):
-        if done == self.deadly_step:
-            raise Killed
 
 
 @pytest.mark.parametrize("step", [13, 37])

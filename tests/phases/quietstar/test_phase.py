@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from tests.phases.fragile import FragileContext, Killed
 from tests.phases.quietstar.tiny import QUICK, run, write_inputs
 from transformers import AutoModelForCausalLM
 
@@ -71,20 +72,6 @@ def test_equal_runs_give_equal_bytes(finished, folders, tmp_path):
     again, context = run(folders, tmp_path)
     assert again.digest == finished[0].digest
     assert context.measured == finished[1].measured
-
-
-class Killed(BaseException):
-    """Ends a run the way a kill does: nothing of ours may catch it."""
-
-
-class FragileContext(MemoryContext):
-    """Dies at a given step, keeping only what was checkpointed."""
-
-    deadly_step = -1
-
-    def progress(self, done, total, note=""):
-        if done == self.deadly_step:
-            raise Killed
 
 
 @pytest.mark.parametrize("step", [5, 9])

@@ -21,7 +21,7 @@ from agent_forge.data.corpora import Corpus, ingest
 from agent_forge.data.practice_dialogues import Exchange, exchanges
 from agent_forge.errors import ConfigError
 from agent_forge.model.checkpoint import load_model, save_model
-from agent_forge.model.ternary import ternary_linears
+from agent_forge.model.ternary import rounded, ternary_linears
 from agent_forge.model.ternary_checkpoint import save_ternary
 from agent_forge.model.ternary_selection import select
 from agent_forge.optim import schedules
@@ -78,7 +78,7 @@ def bake_folder(
     # A low-rank delta would be rounded away; a ternary model is baked in its latent weights.
     rank = 0 if ternary_linears(model) and "adapter_rank" not in settings else config.adapter_rank
     student = Student(model, tokenizer, adapter_rank=rank, optimizer=config.optimizer)
-    with student.rounded():
+    with rounded(student.model):
         pairs = _said(config, student, toolbox or Toolbox([]), asked, prompt.strip(), seed)
         split = max(1, len(pairs) // _HELD_OUT)
         held, learned = pairs[:split], pairs[split:]

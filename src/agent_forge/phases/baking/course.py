@@ -16,6 +16,7 @@ from torch import Tensor
 
 from agent_forge.contract import Context
 from agent_forge.errors import Interrupted, PhaseFailed
+from agent_forge.model.ternary import rounded
 from agent_forge.optim import schedules
 from agent_forge.phases.baking.student import Student
 
@@ -82,7 +83,7 @@ class Course:
             return
         student, before, start = self.student, self.student.weights(), 0
         if steps:
-            with student.rounded():
+            with rounded(student.model):
                 loss_of = prepare()
             student.begin(learning_rate, self.context.generator(f"baking/{name}/adapter"), whole=whole)
             training = student.training
@@ -105,7 +106,7 @@ class Course:
     def remember(self, name: str, measure: Callable[[], Any]) -> Any:
         """What ``measure`` gave the first time, as JSON; it is not asked again after a resume."""
         if name not in self.records:
-            with self.student.rounded():
+            with rounded(self.student.model):
                 self.records[name] = measure()
             self._save(self.student.weights())
         return self.records[name]

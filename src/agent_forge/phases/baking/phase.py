@@ -22,7 +22,7 @@ from agent_forge.data.corpora import Corpus
 from agent_forge.data.practice_dialogues import Persona, exchanges
 from agent_forge.data.world_knowledge import world_records
 from agent_forge.model.checkpoint import load_model, save_model
-from agent_forge.model.ternary import is_exactly_ternary
+from agent_forge.model.ternary import is_exactly_ternary, rounded
 from agent_forge.model.ternary_checkpoint import load_packed, save_ternary
 from agent_forge.model.ternary_selection import select
 from agent_forge.phases.baking import DECLARATION
@@ -64,7 +64,7 @@ class Baking:
         whole = _worlds(config, corpus, context.seed, config.tools)
         asked = questions_about(whole, config.levels, config.tools, "test", config.test_questions)
         student.load(course.kept["practised"])
-        with student.rounded():
+        with rounded(student.model):
             toolbox, questions = asked[-1]
             unbaked = baseline(config, model, tokenizer, prompt, (toolbox.only(tools), questions), "test")
         student.load(final)

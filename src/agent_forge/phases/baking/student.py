@@ -12,8 +12,7 @@ What we do differently:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -100,21 +99,6 @@ class Student:
             after[name] = before[name] + delta
         self.load(interpolate(before, after, strength))
         self.model.requires_grad_(False)
-
-    @contextmanager
-    def rounded(self) -> Iterator[None]:
-        """Within, ternary layers hold their rounded weights, so that many forward passes round them once."""
-        layers = [layer for layer in ternary_linears(self.model).values() if not layer.frozen]
-        latent = [layer.weight.detach().clone() for layer in layers]
-        for layer in layers:
-            layer.freeze()
-        try:
-            yield
-        finally:
-            for layer, weight in zip(layers, latent, strict=True):
-                with torch.no_grad():
-                    layer.weight.copy_(weight)
-                layer.frozen = False
 
     def finish(self) -> None:
         """Rounds a ternary model for good; a model in full precision stays as it is."""

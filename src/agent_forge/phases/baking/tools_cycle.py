@@ -22,7 +22,7 @@ from agent_forge.agent.kinds import world_toolbox
 from agent_forge.data.corpora import Corpus
 from agent_forge.data.packing import Batches, pack
 from agent_forge.data.practice_dialogues import Exchange, Persona, exchanges, practice
-from agent_forge.model.forward import logits_and_hidden
+from agent_forge.model.forward import logits_and_hidden, on_device
 from agent_forge.optim.prompt_baking import Pair, Targets, baking_loss, targets_of
 from agent_forge.phases.baking.config import BakingConfig
 from agent_forge.phases.baking.course import Course, Loss
@@ -66,7 +66,7 @@ def practice_loss(
 
         def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
             device = next(model.parameters()).device
-            batch = {name: value.to(device) for name, value in batches.batch(step).items()}
+            batch = on_device(device, batches.batch(step))
             logits, _ = logits_and_hidden(model, batch)
             return F.cross_entropy(logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten()), {}
 

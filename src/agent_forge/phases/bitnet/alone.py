@@ -22,7 +22,7 @@ from agent_forge.data.documents import Document
 from agent_forge.data.packing import Batches, pack
 from agent_forge.errors import ConfigError
 from agent_forge.model.checkpoint import load_model
-from agent_forge.model.forward import accepted
+from agent_forge.model.forward import accepted, on_device
 from agent_forge.model.ternary import TERNARY
 from agent_forge.model.ternary_checkpoint import save_ternary
 from agent_forge.model.ternary_selection import Selection, select
@@ -140,7 +140,7 @@ def _windows(
         seed=seed,
         pad_id=tokenizer.pad_token_id or 0,
     )
-    return lambda step: {name: value.to(device) for name, value in batches.batch(step).items()}
+    return lambda step: on_device(device, batches.batch(step))
 
 
 def _recover(

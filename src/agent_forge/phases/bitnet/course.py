@@ -16,14 +16,13 @@ from agent_forge.contract import Context
 from agent_forge.errors import Interrupted, PhaseFailed
 from agent_forge.model.ternary import ternary_linears
 from agent_forge.optim import schedules
+from agent_forge.optim.ternary_training import stall
 from agent_forge.phases.bitnet.config import BitnetConfig
 from agent_forge.phases.bitnet.gradual import RUNG_NAMES, Attempt, Progress, quantize_gradually
 from agent_forge.phases.bitnet.recovery import Recovery, warm_up
 from agent_forge.phases.bitnet.ternarization import set_levels
 
 LOG_EVERY = 10
-# Below this share of latent weights with a gradient the estimator is not at work (premortem RISK-004).
-_FEWEST_ALIVE = 0.01
 # The ratio of a model whose logits are not finite.
 _BROKEN = 1e9
 
@@ -122,9 +121,8 @@ class Course:
         self.context.progress(min(self.step, self.total), self.total, "recovering accuracy")
 
     def _watch_gradients(self, share: float) -> None:
-        if share < _FEWEST_ALIVE and not self._warned:
+        if not self._warned and (message := stall(share)):
             self._warned = True
-            message = f"only {share:.2%} of the latent weights have a gradient; ternary training stalls"
             self.context.warn("RISK-004", message, gradient_share=share)
 
     def _observe(self, attempt: Attempt) -> None:

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from agent_forge.contract import Artifacts, Context, one
 from agent_forge.data.corpora import Corpus
 from agent_forge.data.packing import Batches, pack
-from agent_forge.model.forward import accepted
+from agent_forge.model.forward import accepted, on_device
 from agent_forge.model.ternary import TERNARY, is_exactly_ternary
 from agent_forge.model.ternary_checkpoint import changed_special_rows, load_packed, save_ternary
 from agent_forge.model.ternary_selection import Selection, select, special_rows
@@ -53,7 +53,7 @@ class Bitnet:
             context,
             _recovery(config, student, teacher, selection, before, context),
             in_stages(by_sensitivity(calibration), config.stages),
-            batch=lambda step: _on(context.device, batches.batch(step)),
+            batch=lambda step: on_device(context.device, batches.batch(step)),
             validate=validation(config, student, teacher, tokenizer, corpus),
         )
         levels = course.run()
@@ -108,7 +108,7 @@ def _calibrate(
     return calibrate(
         teacher,
         select(teacher, tokenizer).linears,
-        (accepted(teacher, _on(context.device, batches.batch(step))) for step in steps),
+        (accepted(teacher, on_device(context.device, batches.batch(step))) for step in steps),
         group_size=config.group_size,
         finer_group_size=config.finer_group_size,
         finer_above=config.finer_above,
@@ -137,10 +137,6 @@ def _recovery(
         temperature=config.temperature,
         autocast=training_precision(config.precision, context.device),
     )
-
-
-def _on(device: str, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: value.to(device) for name, value in batch.items()}
 
 
 PHASE = Bitnet()

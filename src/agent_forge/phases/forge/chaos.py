@@ -23,7 +23,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from agent_forge.model.forward import accepted
+from agent_forge.model.forward import accepted, head_inputs
 from agent_forge.model.ternary import ternary_linears
 
 LIMIT = 0.3
@@ -126,23 +126,19 @@ def sensitivity(
     """
     generator = torch.Generator().manual_seed(seed)
     embedding: nn.Module = model.get_input_embeddings()  # type: ignore[operator]
-    head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
-    states: list[Tensor] = []
     moved = [0.0]
 
     def displace(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
         noise = torch.randn(output.shape, generator=generator).to(output)
         return output + moved[0] * noise * (output.norm(dim=-1, keepdim=True) / noise.norm(dim=-1, keepdim=True))
 
-    handles = [
-        embedding.register_forward_hook(displace),
-        head.register_forward_pre_hook(lambda _, arguments: states.append(arguments[0].float())),
-    ]
+    handle = embedding.register_forward_hook(displace)
     try:
-        for moved[0] in (0.0, distance):
-            model(**accepted(model, batch), use_cache=False)
+        with head_inputs(model) as states:
+            for moved[0] in (0.0, distance):
+                model(**accepted(model, batch), use_cache=False)
     finally:
-        for handle in handles:
-            handle.remove()
-    apart = (states[1] - states[0]).norm(dim=-1) / states[0].norm(dim=-1).clamp(min=1e-12)
+        handle.remove()
+    here, there = (state.float() for state in states)
+    apart = (there - here).norm(dim=-1) / here.norm(dim=-1).clamp(min=1e-12)
     return math.log(max(float(apart.mean()), 1e-12) / distance) / max(1, num_layers)

@@ -16,7 +16,9 @@ from torch import Tensor
 from agent_forge.contract import Context
 from agent_forge.data.packing import IGNORED, Batches
 from agent_forge.errors import Interrupted, PhaseFailed
+from agent_forge.model.forward import on_device
 from agent_forge.optim import schedules
+from agent_forge.optim.ternary_training import stall
 from agent_forge.phases.forge.chaos import Chaos, sensitivity
 from agent_forge.phases.forge.config import ForgePhaseConfig
 from agent_forge.phases.forge.dreams import Rhythm
@@ -32,8 +34,6 @@ from agent_forge.phases.forge.stability import Alarm, Stability
 from agent_forge.phases.forge.tool_dialogues import wants_tools
 
 LOG_EVERY = 10
-# Below this share of latent weights with a gradient the estimator is not at work (premortem RISK-004).
-_FEWEST_ALIVE = 0.01
 
 
 class Course:
@@ -97,7 +97,7 @@ class Course:
 
     def batch(self, batches: Batches, number: int) -> Mapping[str, Tensor]:
         """The batch of that number in the running stage, on the device."""
-        return {name: value.to(self.context.device) for name, value in batches.batch(number).items()}
+        return on_device(self.context.device, batches.batch(number))
 
     def _begin_stage(self) -> None:
         """Assesses, moves chaos and edge, lets the student answer, and makes the plan."""
@@ -272,9 +272,8 @@ class Course:
         return self.context.generator(f"forge-{name}-{self.stage}").initial_seed() % (1 << 31)
 
     def _watch_gradients(self, share: float) -> None:
-        if share < _FEWEST_ALIVE and not self._warned:
+        if not self._warned and (message := stall(share)):
             self._warned = True
-            message = f"only {share:.2%} of the latent weights have a gradient; ternary training stalls"
             self.context.warn("RISK-004", message, gradient_share=share)
 
     def _keep(self) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from agent_forge.model.forward import on_device
 from agent_forge.phases.forge.config import ForgePhaseConfig
 from agent_forge.phases.forge.dreams import copy_of, dream, share_of_dreams
 from agent_forge.phases.forge.examiner import Examiner
@@ -102,7 +103,7 @@ class Night:
         device = next(self.learner.student.parameters()).device
         sound = True
         for step in range(self.steps):
-            batch = {name: value.to(device) for name, value in batches.batch(step).items()}
+            batch = on_device(device, batches.batch(step))
             sound = sound and self._one_step(batch, before, rate)
         # 3. Was anything forgotten?
         after = self._accuracy(known) if sound else 0.0

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from agent_forge.evaluation.tasks import prompt_ids
+from agent_forge.model.forward import head_inputs
 
 
 class SelfModel(nn.Module):
@@ -83,16 +84,11 @@ def middle_states(model: nn.Module) -> Iterator[list[Tensor]]:
 @torch.inference_mode()
 def question_states(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> Tensor:
     """What the head reads just before the answer begins: fp32 [N, d]."""
-    head: nn.Module = model.get_output_embeddings()
     device = next(model.parameters()).device
     states = []
     for ids in prompt_ids(tokenizer, prompts):
-        seen: list[Tensor] = []
-        handle = head.register_forward_pre_hook(lambda _, arguments, seen=seen: seen.append(arguments[0]))
-        try:
+        with head_inputs(model) as seen:
             model(input_ids=torch.tensor([ids], device=device), use_cache=False)
-        finally:
-            handle.remove()
         states.append(seen[0][0, -1].float().cpu())
     return torch.stack(states)
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from agent_forge.contract import Context
 from agent_forge.errors import Interrupted, PhaseFailed
-from agent_forge.model.forward import accepted, arithmetic
+from agent_forge.model.forward import accepted, arithmetic, on_device
 from agent_forge.optim import schedules
 from agent_forge.optim.muon_grokfast import MuonGrokfast, matrix_names
 from agent_forge.optim.precision import training_precision
@@ -116,7 +116,7 @@ class Course:
         loss, parts = habit_loss(
             self.model,
             self.before,
-            self._on_device(self.batches.batch(self.step)),
+            on_device(self.context.device, self.batches.batch(self.step)),
             hold_weight=self.config.hold_weight,
             autocast=self.autocast,
         )
@@ -138,7 +138,7 @@ class Course:
 
     def _quiet_loss(self, step: int) -> QuietLoss:
         config = self.config
-        batch = self._on_device(self.batches.ordinary.batch(step))
+        batch = on_device(self.context.device, self.batches.ordinary.batch(step))
         rows = slice(0, config.quiet_batch_size)
         ids = batch["input_ids"][rows, : config.quiet_length].repeat_interleave(config.samples, 0)
         labels = batch["labels"][rows, : config.quiet_length].repeat_interleave(config.samples, 0)
@@ -237,6 +237,3 @@ class Course:
         self._load(self._good)
         self.policy_weight = float(state["position"]["policy_weight"])
         self.watch.load_state(dict(state["position"]["watch"]))
-
-    def _on_device(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: value.to(self.context.device) for name, value in batch.items()}

@@ -18,6 +18,7 @@ What we do differently:
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from agent_forge.model.attention import document_positions
+from agent_forge.model.forward import head_inputs
 
 
 @dataclass(frozen=True)
@@ -167,8 +169,8 @@ def think_along(
     text, positions = text_mask(model, input_ids, documents)
     count = blocks.shape[2]
     mask = thought_mask(model, text, positions, places, count)
-    ahead = positions[:, None, places] + torch.arange(1, count + 1, device=ids.device)[:, None]
-    logits, hidden = _with_hidden(model, ids, mask, torch.cat([positions, ahead.flatten(1)], 1), marks, mark_shift)
+    everywhere = _with_thoughts(positions, places, count)
+    logits, hidden = _with_hidden(model, ids, mask, everywhere, marks, mark_shift)
     length = input_ids.shape[1]
     # [B, K, blocks, ·]
     after = logits[:, length:].unflatten(1, (count, -1)).transpose(1, 2)
@@ -192,16 +194,13 @@ def place_by_place(
     blocks = _blocks(input_ids, thoughts, marks, talk, places)
     extra = {} if documents is None else {"documents": documents}
     base, base_hidden = _with_hidden(model, input_ids, None, None, marks, None, **extra)
-    starts = torch.zeros_like(input_ids) if documents is None else _starts(documents)
     found: list[Tensor] = []
     found_hidden: list[Tensor] = []
-    for row in range(input_ids.shape[0]):
-        for number, place in enumerate(places.tolist()):
-            past = input_ids[row, int(starts[row, place]) : place + 1]
-            ids = torch.cat([past, blocks[row, number]])[None]
-            logits, hidden = _with_hidden(model, ids, None, None, marks, mark_shift)
-            found.append(logits[0, past.shape[0] :])
-            found_hidden.append(hidden[0, past.shape[0] :])
+    for row, number, past in _pasts(input_ids, places, documents):
+        ids = torch.cat([past, blocks[row, number]])[None]
+        logits, hidden = _with_hidden(model, ids, None, None, marks, mark_shift)
+        found.append(logits[0, past.shape[0] :])
+        found_hidden.append(hidden[0, past.shape[0] :])
     shape = (input_ids.shape[0], places.shape[0])
     after, after_hidden = torch.stack(found).unflatten(0, shape), torch.stack(found_hidden).unflatten(0, shape)
     return _as_pass(base, base_hidden, after, after_hidden, thoughts, marks, talk)
@@ -221,17 +220,14 @@ def sample_place_by_place(
 ) -> Tensor:
     """As `sample_thoughts`, one place after the other, token by token."""
     places = _all_places(input_ids) if places is None else places.to(input_ids.device)
-    starts = torch.zeros_like(input_ids) if documents is None else _starts(documents)
     drawn = torch.empty(input_ids.shape[0], places.shape[0], length, dtype=torch.long, device=input_ids.device)
-    for row in range(input_ids.shape[0]):
-        for number, place in enumerate(places.tolist()):
-            past = input_ids[row, int(starts[row, place]) : place + 1]
-            ids = torch.cat([past, past.new_tensor([marks.opening])])[None]
-            for step in range(length):
-                logits = model(input_ids=ids, use_cache=False).logits[:, -1]
-                token = draw(logits, marks, temperature, generator)
-                drawn[row, number, step] = token[0]
-                ids = torch.cat([ids, token[None]], 1)
+    for row, number, past in _pasts(input_ids, places, documents):
+        ids = torch.cat([past, past.new_tensor([marks.opening])])[None]
+        for step in range(length):
+            logits = model(input_ids=ids, use_cache=False).logits[:, -1]
+            token = draw(logits, marks, temperature, generator)
+            drawn[row, number, step] = token[0]
+            ids = torch.cat([ids, token[None]], 1)
     return drawn
 
 
@@ -270,8 +266,7 @@ def thought_mask(model: PreTrainedModel, text: Tensor, positions: Tensor, places
     mask[:, length:, :length] = text[:, places].repeat(1, blocks, 1)
     mask[:, length:, length:] = torch.kron(causal.to(torch.uint8), own.to(torch.uint8)).bool()
     # 4. nobody sees further than the window
-    ahead = positions[:, None, places] + torch.arange(1, blocks + 1, device=text.device)[:, None]
-    everywhere = torch.cat([positions, ahead.flatten(1)], 1)
+    everywhere = _with_thoughts(positions, places, blocks)
     return (mask & _near(model, everywhere, everywhere))[:, None]
 
 
@@ -279,9 +274,14 @@ def _newest_rows(model: PreTrainedModel, text: Tensor, positions: Tensor, places
     """The rows of `thought_mask` that belong to the newest block, [B or 1, 1, K, T + blocks·K]."""
     own = torch.eye(places.shape[0], dtype=torch.bool, device=text.device).repeat(1, blocks)
     rows = torch.cat([text[:, places], own.expand(text.shape[0], -1, -1)], 2)
-    ahead = positions[:, None, places] + torch.arange(1, blocks + 1, device=text.device)[:, None]
-    keys = torch.cat([positions, ahead.flatten(1)], 1)
+    keys = _with_thoughts(positions, places, blocks)
     return (rows & _near(model, positions[:, places] + blocks, keys))[:, None]
+
+
+def _with_thoughts(positions: Tensor, places: Tensor, blocks: int) -> Tensor:
+    """Positions [B or 1, T + blocks·K] of a text and, behind it, of ``blocks`` blocks of its thoughts."""
+    ahead = positions[:, None, places] + torch.arange(1, blocks + 1, device=positions.device)[:, None]
+    return torch.cat([positions, ahead.flatten(1)], 1)
 
 
 def _near(model: PreTrainedModel, queries: Tensor, keys: Tensor) -> Tensor:
@@ -298,10 +298,14 @@ def _all_places(input_ids: Tensor) -> Tensor:
     return torch.arange(input_ids.shape[1], device=input_ids.device)
 
 
-def _starts(documents: Tensor) -> Tensor:
-    """Index [B, T] of the first token of each token's document."""
-    index = torch.arange(documents.shape[1], device=documents.device)
-    return index - document_positions(documents)
+def _pasts(input_ids: Tensor, places: Tensor, documents: Tensor | None) -> Iterator[tuple[int, int, Tensor]]:
+    """Row, number of the place, and the document's tokens up to the place: one after the other."""
+    starts = torch.zeros_like(input_ids)
+    if documents is not None:
+        starts = torch.arange(documents.shape[1], device=documents.device) - document_positions(documents)
+    for row in range(input_ids.shape[0]):
+        for number, place in enumerate(places.tolist()):
+            yield row, number, input_ids[row, int(starts[row, place]) : place + 1]
 
 
 def _blocks(input_ids: Tensor, thoughts: Tensor, marks: Marks, talk: int, places: Tensor) -> Tensor:
@@ -360,12 +364,8 @@ def _with_hidden(
         options["position_ids"] = positions.expand(ids.shape[0], -1)
     if documents is not None:
         options["document_ids"] = documents
-    seen: list[Tensor] = []
-    handle = model.get_output_embeddings().register_forward_pre_hook(lambda _, given: seen.append(given[0]))
-    try:
+    with head_inputs(model) as seen:
         logits: Tensor = model(inputs_embeds=embedded, use_cache=False, **options).logits
-    finally:
-        handle.remove()
     return logits, seen[0]
 
 
