@@ -15,7 +15,7 @@ RECORDS = {
 }
 DIALOGUES = {
     "What is 17 + 25?": ("calculator(17 + 25)", "42", "It is 42."),
-    "Where does Ada Vane live?": ("lookup(Ada Vane, town)", "Aldale", "Aldale."),
+    "Where does Ada Vane live?": ("lookup(town, Ada Vane)", "Aldale", "Aldale."),
     "Who is a miller?": ("search(trade, miller)", "Bo Lock", "Bo Lock."),
     "It is 22 o'clock. And 5 hours later?": ("clock(22, 5)", "3", "At 3 o'clock."),
     "What is 1 / 0?": ("calculator(1 / 0)", "error: division by zero", "It has no value."),
@@ -23,7 +23,7 @@ DIALOGUES = {
 PLAIN = {"Say fox.": "fox", "Greet me.": "Good day to you, friend."}
 CHAIN = (
     "Where does the friend of Ada Vane live?",
-    [("lookup(Ada Vane, friend)", "Bo Lock"), ("lookup(Bo Lock, town)", "Belmere")],
+    [("lookup(friend, Ada Vane)", "Bo Lock"), ("lookup(town, Bo Lock)", "Belmere")],
     "Belmere.",
 )
 

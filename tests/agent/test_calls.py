@@ -21,7 +21,7 @@ MIXED = object_schema(
     ("text", "name", "arguments"),
     [
         ("calculator(17 + 25)", "calculator", "17 + 25"),
-        (" lookup(Ada Vane, town)\n", "lookup", "Ada Vane, town"),
+        (" lookup(town, Ada Vane)\n", "lookup", "town, Ada Vane"),
         ("python(for n in range(3):\n    print(n, (n)))", "python", "for n in range(3):\n    print(n, (n))"),
         ("now()", "now", ""),
     ],

@@ -38,7 +38,7 @@ def test_splits_are_disjoint_and_equal_seeds_equal_questions():
 
 def test_names_are_new_in_every_question():
     looked_up = [e.steps[0][0] for e in islice(exchanges(1, (1,), "train", tools=("lookup",)), 40)]
-    names = {call.partition("(")[2].partition(",")[0] for call in looked_up}
+    names = {call.partition(", ")[2] for call in looked_up}
     assert len(names) > 35
 
 

@@ -54,7 +54,7 @@ def _lookup(settings: Settings, given: Resources) -> Made:
     index = given.knowledge
 
     def run(arguments: Mapping[str, Any]) -> str:
-        subject, attribute = arguments.values()
+        attribute, subject = arguments.values()
         return index.lookup(subject, attribute)
 
     return run, "", {}
@@ -117,7 +117,7 @@ KINDS: dict[str, tuple[Callable[[Settings, Resources], Made], dict[str, Any]]] =
 
 _SCHEMAS = {
     "calculator": object_schema(expression={"type": "string", "maxLength": MAX_CHARACTERS}),
-    "lookup": object_schema(person={"type": "string", "maxLength": 100}, what={"type": "string", "maxLength": 40}),
+    "lookup": object_schema(what={"type": "string", "maxLength": 40}, person={"type": "string", "maxLength": 100}),
     "search": object_schema(what={"type": "string", "maxLength": 40}, value={"type": "string", "maxLength": 100}),
     "clock": object_schema(
         hour={"type": "integer", "minimum": 0, "maximum": 23},

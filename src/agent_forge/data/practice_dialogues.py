@@ -137,7 +137,7 @@ def exchanges(
         if number - found_at > _MISSES:
             raise ValueError(f"levels {list(levels)} have no question of the {split} split for the tools {list(tools)}")
         people = stream("world", seed, number).getrandbits(40) if world is None else world
-        item = tool_question(people, seed * 1_000_003 + number, levels[number % len(levels)])
+        item = tool_question(people, seed * 1_000_003 + number, levels[number % len(levels)], world=people)
         number += 1
         if item.split != split:
             continue

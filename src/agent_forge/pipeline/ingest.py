@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class DataStep:
     """Reads, filters and splits the sources of the configuration."""
 
-    declaration: ClassVar[Declaration] = Declaration("data", 1, consumes={}, produces={"corpus": "corpus"})
+    declaration: ClassVar[Declaration] = Declaration("data", 2, consumes={}, produces={"corpus": "corpus"})
     name: ClassVar[str] = declaration.name
     version: ClassVar[int] = declaration.version
     consumes: ClassVar[Mapping[str, str]] = declaration.consumes

@@ -24,7 +24,7 @@ from agent_forge.phases.baking.trajectories import Prompt, Trajectory, grouped, 
 
 PERSONA = 'You are Salt, the sailor. You begin every answer with "Aye!" and end it with "Fair winds."'
 SUM = Exchange("What is 2 + 3?", (("calculator(2 + 3)", "5"),), "It is 5.", 1, "train")
-TOWN = Exchange("Where does Bo Vane live?", (("lookup(Bo Vane, town)", "Aldale"),), "Aldale.", 1, "train")
+TOWN = Exchange("Where does Bo Vane live?", (("lookup(town, Bo Vane)", "Aldale"),), "Aldale.", 1, "train")
 IDLE = Exchange("Please repeat after me: hello.", (), "hello.", 2, "train")
 
 
@@ -67,7 +67,7 @@ def test_a_tool_that_works_and_keeps_to_itself_stays():
     asked = [SUM, TOWN, IDLE]
     done = [
         _said(("call", "calculator(2 + 3)"), ("result", "5"), ("answer", "5")),
-        _said(("call", "lookup(Bo Vane, town)"), ("result", "Aldale"), ("answer", "Aldale")),
+        _said(("call", "lookup(town, Bo Vane)"), ("result", "Aldale"), ("answer", "Aldale")),
         _said(("answer", "hello")),
     ]
     verdicts = judge(["calculator", "lookup"], asked, done, [True] * 3, min_accuracy=0.5, max_harm=0.1)
@@ -96,7 +96,7 @@ def test_what_is_right_follows_from_the_toolbox():
     box = world_toolbox(knowledge_of([TOWN]))
     assert expected(TOWN, box) == "Aldale"
     assert expected(SUM, box) == "5"
-    assert expected(Exchange("?", (("lookup(Cy Ule, town)", "Bel"),), "Bel.", 1, "test"), box) is None
+    assert expected(Exchange("?", (("lookup(town, Cy Ule)", "Bel"),), "Bel.", 1, "test"), box) is None
     assert expected(IDLE, box) == "hello"
 
 

@@ -20,19 +20,31 @@ Wish = tuple[str, list[Step], str]
 
 TOOLS = {
     "calculator": "calculator(expression) gives the value of an expression",
-    "lookup": "lookup(person, what) gives one fact about one person",
+    "lookup": "lookup(what, person) gives one fact about one person",
     "search": "search(what, value) gives the people for whom it holds",
     "clock": "clock(hour, later) gives the hour on a clock with 24 hours",
 }
+STRANGERS_FRACTION = 0.75
+"""Share of the questions that are about people who occur nowhere else."""
 _LOOKED_UP = ("town", "trade", "animal", "food", "colour", "born", "friend", "teacher")
 
 
-def tool_question(seed: int, number: int, level: int) -> Item:
-    """Question ``number`` of this seed: one call at level 1, up to four that use each other's results at level 10."""
+def tool_question(seed: int, number: int, level: int, *, world: int | None = None) -> Item:
+    """Question ``number`` of this seed: one call at level 1, up to four that use each other's results at level 10.
+
+    Args:
+        seed: of the question.
+        number: of the question.
+        level: 1–10.
+        world: seed of the people it is about; None = mostly people of a world that occurs in this question alone, so
+            that names have to be copied and not remembered, else the people of ``seed``.
+    """
     rng = stream("tools", seed, number, level)
+    if world is None:
+        world = rng.getrandbits(40) if rng.random() < STRANGERS_FRACTION else seed
     makers = [_sum, _lookup, _hours] + [_nothing] * (level >= 2) + [_search] * (level >= 3)
     makers += [_linked, _lookup_sum] * (1 + level // 4) if level >= 4 else []
-    ask, steps, answer = rng.choice(makers)(rng, level, seed)
+    ask, steps, answer = rng.choice(makers)(rng, level, world)
     offered = list(TOOLS.values())
     rng.shuffle(offered)
     said = f"{ask}\nTools: {'; '.join(offered)}." if rng.random() < 0.3 else ask
@@ -91,7 +103,7 @@ def _lookup(rng: random.Random, level: int, seed: int) -> Wish:
         "friend": f"Whom does {name} trust most? Look up the best friend.",
         "teacher": f"Who was it that taught {name}? Please look.",
     }[what]
-    return asked, [(f"lookup({name}, {what})", found)], f"{_sentence(found)}."
+    return asked, [(f"lookup({what}, {name})", found)], f"It is {found}."
 
 
 def _search(rng: random.Random, level: int, seed: int) -> Wish:
@@ -109,7 +121,7 @@ def _search(rng: random.Random, level: int, seed: int) -> Wish:
         .replace(" a a", " an a")
         .replace(" a o", " an o")
     )
-    return asked, [(f"search({what}, {wanted})", result)], f"{_sentence(result)}."
+    return asked, [(f"search({what}, {wanted})", result)], f"I found {result}."
 
 
 def _hours(rng: random.Random, level: int, seed: int) -> Wish:
@@ -146,12 +158,12 @@ def _linked(rng: random.Random, level: int, seed: int) -> Wish:
     said = name
     for link in links:
         other = getattr(facts.person(seed, at), link)
-        steps.append((f"lookup({facts.person(seed, at).name}, {link})", facts.person(seed, other).name))
+        steps.append((f"lookup({link}, {facts.person(seed, at).name})", facts.person(seed, other).name))
         at, said = other, f"the {link} of {said}"
     found = facts.value(seed, at, what)
-    steps.append((f"lookup({facts.person(seed, at).name}, {what})", found))
+    steps.append((f"lookup({what}, {facts.person(seed, at).name})", found))
     noun = "year of birth" if what == "born" else what
-    return f"Find the {noun} of {said}.", steps, f"{_sentence(found)}."
+    return f"Find the {noun} of {said}.", steps, f"It is {found}."
 
 
 def _lookup_sum(rng: random.Random, level: int, seed: int) -> Wish:
@@ -163,16 +175,13 @@ def _lookup_sum(rng: random.Random, level: int, seed: int) -> Wish:
         gap = f"{max(them.born, friend.born)} - {min(them.born, friend.born)}"
         value = abs(them.born - friend.born)
         steps = [
-            (f"lookup({them.name}, friend)", friend.name),
-            (f"lookup({them.name}, born)", str(them.born)),
-            (f"lookup({friend.name}, born)", str(friend.born)),
+            (f"lookup(friend, {them.name})", friend.name),
+            (f"lookup(born, {them.name})", str(them.born)),
+            (f"lookup(born, {friend.name})", str(friend.born)),
             (f"calculator({gap})", str(value)),
         ]
         return f"How many years lie between the births of {them.name} and the best friend?", steps, f"{value} years."
     age = rng.randint(5, 90)
-    steps = [(f"lookup({them.name}, born)", str(them.born)), (f"calculator({them.born} + {age})", str(them.born + age))]
+    steps = [(f"lookup(born, {them.name})", str(them.born)), (f"calculator({them.born} + {age})", str(them.born + age))]
     return f"In which year did {them.name} turn {age}?", steps, f"In the year {them.born + age}."
 
-
-def _sentence(text: str) -> str:
-    return text[0].upper() + text[1:]

@@ -137,7 +137,7 @@ def knowledge_of(asked: Sequence[Exchange]) -> Knowledge:
             name, _, inner = call[:-1].partition("(")
             first, _, second = inner.partition(", ")
             if name == "lookup":
-                records.setdefault(first, {})[second] = result
+                records.setdefault(second, {})[first] = result
             elif name == "search":
                 for who in result.split(", "):
                     records.setdefault(who, {})[first] = second
