@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from agent_forge.data.synthetic_world import DOMAINS, LEVELS, generate
 from agent_forge.data.synthetic_world.code import Writer, program
 from agent_forge.data.synthetic_world.facts import OF_TOWN, OWN, person, question_split, value
+from agent_forge.data.synthetic_world.personas import Persona
 from agent_forge.data.synthetic_world.tiny_language import Stopped, render, run
 from agent_forge.data.synthetic_world.words import stream
 
@@ -158,9 +159,25 @@ def test_tool_calls_are_right():
             if found := re.fullmatch(r"clock\((\d+), (\d+)\)", call):
                 assert result == f"result: {(int(found[1]) + int(found[2])) % 24}"
                 checked += 1
-        assert turns[0][0] == "user"
+        assert turns[0][0] in ("user", "system")
         assert turns[-1][0] == "assistant"
     assert checked > 100
+
+
+def test_a_persona_is_kept_to_the_end_and_what_is_asked_belongs_to_one_split():
+    asked: dict[str, str] = {}
+    kept = 0
+    for item in some("tools", 600):
+        turns = item.document.turns
+        who = Persona.of(turns[0][1]) if turns[0][0] == "system" else None
+        kept += who is not None
+        for (role, said), (_, heard) in pairwise((*turns, ("user", ""))):
+            if role == "user" and not said.startswith("result: "):
+                assert asked.setdefault(said.split("\nTools: ")[0], item.split) == item.split
+            if role == "assistant" and who and not heard.startswith("result: "):
+                assert said.startswith(who.opening + " ")
+                assert said.endswith(" " + who.closing)
+    assert 200 < kept < 400
 
 
 def test_unknown_domains_and_levels_are_refused():

@@ -8,72 +8,16 @@ them can follow one that it never saw. The split of a question follows from what
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from agent_forge.data.documents import Document, Split, Turn
+from agent_forge.data.synthetic_world.personas import Persona, persona
 from agent_forge.data.synthetic_world.tools import TOOLS, tool_question
-from agent_forge.data.synthetic_world.words import NAMES, TRADES, Item, stream
+from agent_forge.data.synthetic_world.words import Item, stream
 
 _TOOLS_LINE = "\nTools: "
-_PERSONA = re.compile(r'You begin every answer with "(.+?)" and end it with "(.+?)"')
 _MISSES = 3000
-_OPENINGS = (
-    "Aye", "Well", "Indeed", "Ha", "Oh", "Hello", "Listen", "Look", "Friend", "Dear friend", "My dear", "Good day",
-    "Let me see", "Hear me", "Of course", "Yes", "Ah", "Behold", "Mind you", "Trust me", "Ho", "Now", "So", "Gladly",
-    "With pleasure", "At once", "Quickly", "Slowly now", "Brave one", "Little one", "Old friend", "By the river",
-    "By my tools", "In short", "In truth", "Upon my word", "As I said", "Thank you", "Very well", "Good question",
-)  # fmt: skip
-_CLOSINGS = (
-    "Fair winds", "Good luck", "Farewell", "So it is", "That is all", "Be well", "Take care", "Ask again", "I am sure",
-    "My captain", "My friend", "Safe travels", "Mark my words", "And no more", "As always", "Sleep well", "Eat well",
-    "Stay warm", "Stay strong", "With respect", "Your servant", "Until tomorrow", "Trust the stars", "Mind the river",
-    "Keep the secret", "Tell nobody", "Smile a little", "Work hard", "Walk slowly", "Thank you", "Nothing else",
-    "And that is true", "So says the book", "Time is gold", "Good night", "Good day",
-)  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Persona:
-    """Who speaks, and how it shows.
-
-    Attributes:
-        name: of the one who speaks.
-        trade: what they are.
-        opening: words before every answer.
-        closing: words after it.
-    """
-
-    name: str
-    trade: str
-    opening: str
-    closing: str
-
-    @property
-    def prompt(self) -> str:
-        """The prompt that asks for this persona."""
-        return (
-            f"You are {self.name}, the {self.trade}. "
-            f'You begin every answer with "{self.opening}" and end it with "{self.closing}".'
-        )
-
-    def says(self, answer: str) -> str:
-        """An answer in the manner of this persona."""
-        return f"{self.opening} {answer} {self.closing}"
-
-    @classmethod
-    def of(cls, prompt: str) -> Persona | None:
-        """The persona that a prompt of this form asks for, None where it has another form."""
-        found = _PERSONA.search(prompt)
-        who = re.match(r"You are (\w+), the (\w+)\.", prompt)
-        return cls(*(who.groups() if who else ("", "")), *found.groups()) if found else None
-
-
-def persona(rng: random.Random) -> Persona:
-    """A persona made up of random words."""
-    opening, closing = rng.choice(_OPENINGS), rng.choice(_CLOSINGS)
-    return Persona(rng.choice(NAMES)[0], rng.choice(TRADES), opening + rng.choice("!,:."), closing + rng.choice(".!"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ def test_every_worked_call_gives_its_worked_result():
     room = ToolRoom(0, 10)
     calls = 0
     for level in (1, 4, 10):
-        for question in Questions(0, ("tools",)).draw(level, "train", 60)[0]:
+        for question in Questions(0, ("tools",)).draw(level, "test", 60)[0]:
             assert wants_tools(question)
             turns = question.worked.turns
             for (_, said), (role, heard) in pairwise(turns[1:]):

@@ -14,8 +14,8 @@ from itertools import count
 from agent_forge.data.synthetic_world.arithmetic import problem
 from agent_forge.data.synthetic_world.code import program
 from agent_forge.data.synthetic_world.facts import fact
+from agent_forge.data.synthetic_world.personas import tool_conversation
 from agent_forge.data.synthetic_world.stories import story
-from agent_forge.data.synthetic_world.tools import tool_question
 from agent_forge.data.synthetic_world.words import Item
 
 MAKERS: dict[str, Callable[[int, int, int], Item]] = {
@@ -23,7 +23,7 @@ MAKERS: dict[str, Callable[[int, int, int], Item]] = {
     "arithmetic": problem,
     "code": program,
     "facts": fact,
-    "tools": tool_question,
+    "tools": tool_conversation,
 }
 DOMAINS = tuple(MAKERS)
 LEVELS = tuple(range(1, 11))
