@@ -14,7 +14,7 @@ from agent_forge.data.documents import Document, Turn
 from agent_forge.data.synthetic_world.tools import tool_question
 from agent_forge.data.synthetic_world.words import NAMES, TRADES, Item, stream
 
-PLAIN_FRACTION = 0.5
+PLAIN_FRACTION = 0.6
 """Share of the conversations that are one question to nobody in particular."""
 _PERSONA = re.compile(r'You begin every answer with "(.+?)" and end it with "(.+?)"')
 _OPENINGS = (
