@@ -30,6 +30,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from agent_forge.data.tokenizer import Encoded
+from agent_forge.model.forward import arithmetic
 
 
 @dataclass(frozen=True)
@@ -221,12 +222,21 @@ def joined(targets: Sequence[Targets]) -> Targets:
 
 
 def baking_loss(
-    student: torch.nn.Module, pairs: Sequence[Pair], targets: Sequence[Targets], *, temperature: float = 1.0
+    student: torch.nn.Module,
+    pairs: Sequence[Pair],
+    targets: Sequence[Targets],
+    *,
+    temperature: float = 1.0,
+    autocast: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Mean over the own tokens of KL(prompted teacher ‖ student without prompt), in nats, with gradient."""
+    """Mean over the own tokens of KL(prompted teacher ‖ student without prompt), in nats, with gradient.
+
+    ``autocast`` is the type of the forward pass; the divergence itself is fp32.
+    """
     device = next(student.parameters()).device
     batch = collate(pairs, device=device)
-    logits = logits_at(student, batch.plain, batch.rows, batch.plain_at)
+    with arithmetic(device, autocast):
+        logits = logits_at(student, batch.plain, batch.rows, batch.plain_at)
     return divergence(logits, joined(targets), temperature=temperature).mean()
 
 

@@ -60,6 +60,7 @@ class BakingConfig(BaseModel):
     optimizer: Literal["muon", "adamw"] = Field(
         default="muon", description="For matrices of the body; the rest is AdamW."
     )
+    precision: Literal["auto", "bf16", "fp32"] = Field(default="auto", description="Type of training's forward passes.")
     learning_rate: float = Field(default=4e-3, gt=0, description="Peak rate of practice.")
     baking_learning_rate: float = Field(default=2e-3, gt=0, description="Peak rate of baking and recovery.")
     recovery_steps: int = Field(

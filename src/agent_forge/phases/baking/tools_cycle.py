@@ -23,6 +23,7 @@ from agent_forge.data.corpora import Corpus
 from agent_forge.data.packing import Batches, pack
 from agent_forge.data.practice_dialogues import Exchange, Persona, exchanges, practice
 from agent_forge.model.forward import logits_and_hidden, on_device
+from agent_forge.optim.precision import training_precision
 from agent_forge.optim.prompt_baking import Pair, Targets, baking_loss, targets_of
 from agent_forge.phases.baking.config import BakingConfig
 from agent_forge.phases.baking.course import Course, Loss
@@ -64,11 +65,16 @@ def practice_loss(
             pad_id=tokenizer.pad_token_id or 0,
         )
 
+        device = next(model.parameters()).device
+        autocast = training_precision(config.precision, str(device))
+
         def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
-            device = next(model.parameters()).device
             batch = on_device(device, batches.batch(step))
-            logits, _ = logits_and_hidden(model, batch)
-            return F.cross_entropy(logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten()), {}
+            logits, _ = logits_and_hidden(model, batch, autocast)
+            wanted = batch["labels"][:, 1:].flatten()
+            total = F.cross_entropy(logits[:, :-1].flatten(0, 1), wanted, reduction="sum")
+            # a batch of short windows may hold nobody's words but the user's
+            return total / (wanted >= 0).sum().clamp(min=1), {}
 
         return loss_of
 
@@ -142,13 +148,15 @@ def mixed_loss(
 ) -> Loss:
     """Divergence on conversations plus divergence on ordinary text; the batch follows from the step alone."""
 
+    autocast = training_precision(config.precision, str(next(model.parameters()).device))
+
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
         chosen = _places(len(baked[0]), config.batch_size, step)
-        loss = baking_loss(model, [baked[0][n] for n in chosen], [baked[1][n] for n in chosen])
+        loss = baking_loss(model, [baked[0][n] for n in chosen], [baked[1][n] for n in chosen], autocast=autocast)
         figures = {"baking/divergence": float(loss.detach())}
         if still[0] and config.anchor_batch and config.anchor_weight:
             chosen = _places(len(still[0]), config.anchor_batch, step)
-            anchor = baking_loss(model, [still[0][n] for n in chosen], [still[1][n] for n in chosen])
+            anchor = baking_loss(model, [still[0][n] for n in chosen], [still[1][n] for n in chosen], autocast=autocast)
             figures["baking/anchor"] = float(anchor.detach())
             loss = loss + config.anchor_weight * anchor
         return loss, figures
