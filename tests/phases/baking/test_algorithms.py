@@ -22,7 +22,7 @@ from agent_forge.phases.baking.persona_cycle import (
 from agent_forge.phases.baking.student import Student
 from agent_forge.phases.baking.trajectories import Prompt, Trajectory, grouped, knowledge_of, sample_trajectories
 
-PERSONA = 'You are Salt, the sailor. You begin every answer with "Aye!" and end it with "Fair winds."'
+PERSONA = 'You are Salt, the sailor. You begin every answer with "Aye!" and end it with: Fair winds.'
 SUM = Exchange("What is 2 + 3?", (("calculator(2 + 3)", "5"),), "It is 5.", 1, "train")
 TOWN = Exchange("Where does Bo Vane live?", (("lookup(town, Bo Vane)", "Aldale"),), "Aldale.", 1, "train")
 IDLE = Exchange("Please repeat after me: hello.", (), "hello.", 2, "train")

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agent_forge.data.documents import Document, Turn
 from agent_forge.data.synthetic_world.tools import tool_question
-from agent_forge.data.synthetic_world.words import NAMES, TRADES, Item, stream
+from agent_forge.data.synthetic_world.words import ANIMALS, COLOURS, LOOKS, NAMES, THINGS, TRADES, Item, stream
 
 PLAIN_FRACTION = 0.6
 """Share of the conversations that are one question to nobody in particular."""
-_PERSONA = re.compile(r'You begin every answer with "(.+?)" and end it with "(.+?)"')
+USUAL_FRACTION = 0.4
+"""Share of openings and closings that are common phrases."""
+_PERSONA = re.compile(r'You begin every answer with "(.+?)" and end it with: (.+)$', re.MULTILINE)
 _OPENINGS = (
     "Well", "Indeed", "Ha", "Oh", "Hello", "Listen", "Look", "Friend", "Dear friend", "My dear", "Good day",
     "Let me see", "Hear me", "Of course", "Yes", "Ah", "Behold", "Mind you", "Trust me", "Ho", "Now", "So", "Gladly",
@@ -53,7 +56,7 @@ class Persona:
         """The prompt that asks for this persona."""
         return (
             f"You are {self.name}, the {self.trade}. "
-            f'You begin every answer with "{self.opening}" and end it with "{self.closing}".'
+            f'You begin every answer with "{self.opening}" and end it with: {self.closing}'
         )
 
     def says(self, answer: str) -> str:
@@ -70,8 +73,22 @@ class Persona:
 
 def persona(rng: random.Random) -> Persona:
     """A persona made up of random words."""
-    opening, closing = rng.choice(_OPENINGS), rng.choice(_CLOSINGS)
+    opening, closing = _phrase(rng, _OPENINGS), _phrase(rng, _CLOSINGS)
     return Persona(rng.choice(NAMES)[0], rng.choice(TRADES), opening + rng.choice("!,:."), closing + rng.choice(".!"))
+
+
+def _phrase(rng: random.Random, usual: Sequence[str]) -> str:
+    """Something that people say, or that nobody says: the latter cannot be guessed, only copied."""
+    if rng.random() < USUAL_FRACTION:
+        return rng.choice(usual)
+    said = rng.choice(
+        (
+            rng.choice(NAMES)[0],
+            f"{rng.choice(LOOKS)} {rng.choice(THINGS)}",
+            f"{rng.choice(COLOURS)} {rng.choice(ANIMALS)}",
+        )
+    )
+    return said[0].upper() + said[1:]
 
 
 def tool_conversation(seed: int, number: int, level: int) -> Item:

@@ -11,7 +11,18 @@ import random
 
 from agent_forge.data.documents import Document, Task
 from agent_forge.data.synthetic_world import facts
-from agent_forge.data.synthetic_world.words import COLOURS, FOODS, NAMES, THINGS, TRADES, Item, key_of, plural, stream
+from agent_forge.data.synthetic_world.words import (
+    COLOURS,
+    FOODS,
+    NAMES,
+    THINGS,
+    TRADES,
+    Item,
+    a,
+    key_of,
+    plural,
+    stream,
+)
 
 Step = tuple[str, str]
 """A call, its result."""
@@ -112,15 +123,12 @@ def _search(rng: random.Random, level: int, seed: int) -> Wish:
     found = [who for who in range(min(40, facts.people_at(level))) if getattr(facts.person(seed, who), what) == wanted]
     names = [facts.person(seed, who).name for who in found[:3]]
     result = ", ".join(names) if names else "nobody"
-    asked = (
-        {
-            "trade": f"I am looking for a {wanted}. Who could help me?",
-            "food": f"Who likes {plural(wanted)} most?",
-            "colour": f"For whom is {wanted} the favourite colour?",
-        }[what]
-        .replace(" a a", " an a")
-        .replace(" a o", " an o")
-    )
+    asker = rng.choice(NAMES)[0]  # so that no value belongs to one split alone
+    asked = {
+        "trade": f"{asker} is looking for {a(wanted)}. Who could help?",
+        "food": f"{asker} has {plural(wanted)} to give away. Who likes them most?",
+        "colour": f"{asker} has a {wanted} scarf to give away. For whom is that the favourite colour?",
+    }[what]
     return asked, [(f"search({what}, {wanted})", result)], f"I found {result}."
 
 
