@@ -161,7 +161,7 @@ class CognateModel(CognatePreTrainedModel):
         return TokenLayout(position_ids, document_ids, valid)
 
     def _check_given(self, position_ids: Tensor | None, document_ids: Tensor | None) -> None:
-        """A mask of four axes says all about who sees whom, and can say nothing to a memory, which runs along the row."""
+        """A mask of four axes says all about who sees whom; a memory, which runs along the row, cannot follow it."""
         config = self.config
         if position_ids is None or document_ids is not None:
             raise ValueError("an attention_mask with 4 axes needs position_ids, and document_ids belong into the mask")
