@@ -54,7 +54,7 @@ ARMS: dict[str, dict[str, Any]] = {
     REFERENCE: {},
     "edge by kind": {"sampling": "edge"},
     "one edge": {"sampling": "one-edge"},
-    "chaos": {"chaos": 0.1, "chaos_gain": 0.2},
+    "chaos": {"chaos": 0.1},
     "own answers": {"own_answers": 64},
     "dreams": {"dream_every": 1},
     "self-modelling": {"self_modelling_weight": 0.1},
