@@ -1,10 +1,15 @@
-"""Thoughts at every position: all in one pass a token, against one rollout per position.
+"""Thoughts at every position: all in one pass a token, against one rollout per position. And what thinking costs.
 
     python benchmarks/thoughts.py --length 128 --thought 8
+    python benchmarks/thoughts.py --model FOLDER --corpus FOLDER --preset demo
 
 The neighbour is the plain way, on the same weights in the same process: for each position, a forward pass over its past
 for each token of its thought, then one pass over the whole. Rounds alternate; the ratio is of the medians, on one
 thread and in processor seconds. Also prints the largest difference of the log-probabilities.
+
+With ``--model``, a checkpoint that thinks: one answer after the other, in turn with thoughts and without, to questions
+of the test split and as continuations of ordinary text, where it may think if it wants to. Tokens and processor
+seconds, those of reading the question included; ratios with thoughts over without.
 """
 
 from __future__ import annotations
@@ -13,11 +18,20 @@ import argparse
 import json
 import statistics
 import time
+from itertools import islice
+from pathlib import Path
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from agent_forge.config import build_config
+from agent_forge.data.corpora import Corpus
+from agent_forge.data.tokenizer import encode_texts
+from agent_forge.evaluation.tasks import prompt_ids
 from agent_forge.model import CognateConfig, CognateForCausalLM
+from agent_forge.model.checkpoint import load_model
+from agent_forge.model.generation import generate_tokens
+from agent_forge.phases.quietstar.phase import test_tasks
 from agent_forge.phases.quietstar.thought_sampling import (
     Marks,
     place_by_place,
@@ -37,9 +51,16 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=128)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--model", type=Path, help="a checkpoint that thinks: measure what an answer costs instead")
+    parser.add_argument("--corpus", type=Path, help="ordinary text for --model")
+    parser.add_argument("--preset", default="demo")
+    parser.add_argument("--answers", type=int, default=40)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    for name in ("cognate", "llama"):
+    if chosen.model is not None:
+        overhead(chosen)
+        return
+    for name in ("cognate", "cognate with convolution", "llama"):
         model = build(name, chosen.hidden, chosen.layers)
         ids = torch.randint(7, 512, (1, chosen.length), generator=torch.Generator().manual_seed(0))
         drawing: dict[str, list[float]] = {"parallel": [], "naive": []}
@@ -72,6 +93,33 @@ def once(model: torch.nn.Module, ids: torch.Tensor, way: str, length: int, talk:
     return found, drawn, time.process_time() - start
 
 
+def overhead(chosen: argparse.Namespace) -> None:
+    """Prints what an answer costs with thoughts and without."""
+    model, tokenizer = load_model(chosen.model)
+    config = build_config(chosen.preset, []).quietstar
+    tasks = test_tasks(config.model_copy(update={"test_tasks": chosen.answers}), 0)
+    asked = {"questions": (prompt_ids(tokenizer, [task.prompt for task in tasks]), True)}
+    if chosen.corpus is not None:
+        corpus = Corpus.open(chosen.corpus)
+        texts = [each.text for domain in corpus.domains for each in islice(corpus.documents(domain, "test"), 8)]
+        asked["ordinary text"] = ([ids[:32] for ids in encode_texts(tokenizer, texts)], "auto")
+    for what, (prompts, think) in asked.items():
+        tokens: dict[object, list[int]] = {think: [], False: []}
+        seconds: dict[object, list[float]] = {think: [], False: []}
+        for ids in prompts:
+            for way in tokens:
+                start = time.process_time()
+                said = list(generate_tokens(model, tokenizer, ids, max_tokens=128, think=way, thought_budget=96))
+                seconds[way].append(time.process_time() - start)
+                tokens[way].append(len(said) + 1)  # the one that ends it
+        row: dict[str, object] = {"benchmark": "thinking", "what": what, "answers": len(prompts)}
+        for name, way in (("with", think), ("without", False)):
+            row |= {f"tokens_{name}": statistics.mean(tokens[way]), f"seconds_{name}": statistics.mean(seconds[way])}
+        row["tokens_ratio"] = sum(tokens[think]) / sum(tokens[False])
+        row["seconds_ratio"] = sum(seconds[think]) / sum(seconds[False])
+        print(json.dumps(row), flush=True)
+
+
 def build(name: str, hidden: int, layers: int):
     """A random model of the wanted kind."""
     torch.manual_seed(0)
@@ -81,7 +129,8 @@ def build(name: str, hidden: int, layers: int):
     }  # fmt: skip
     if name == "llama":
         return LlamaForCausalLM(LlamaConfig(**shape, max_position_embeddings=1024)).eval()
-    config = CognateConfig(**shape, short_convolution=0, zero_init_output=False, initializer_range=0.1)
+    width = 4 if "convolution" in name else 0
+    config = CognateConfig(**shape, short_convolution=width, zero_init_output=False, initializer_range=0.1)
     return CognateForCausalLM(config).eval()
 
 

@@ -8,7 +8,7 @@ import pytest
 from agent_forge.data.documents import Document
 from agent_forge.data.packing import pack
 from agent_forge.data.practice import DOMAIN, STRATEGIES, worked_thought, worked_thoughts
-from agent_forge.data.thought_habit import with_habit
+from agent_forge.data.thought_habit import habit, with_habit
 from agent_forge.data.tokenizer import add_thoughts, thought_ids, train_tokenizer
 
 
@@ -101,9 +101,10 @@ def test_later_phases_go_on_practising_and_only_with_models_that_think():
     tokenizer = train_tokenizer(["start with 3, add 4. what is left?"] * 4, 300)
     shards, mixture = {"stories": pack([Document("a story")], tokenizer)}, {"stories": 9.0}
     practice = {"seed": 0, "levels": [1], "strategies": ["decompose"]}
-    assert with_habit(shards, mixture, tokenizer, practice) == (shards, mixture)
+    assert habit(tokenizer, practice) is None
     add_thoughts(tokenizer)
-    assert with_habit(shards, mixture, tokenizer, None) == (shards, mixture)
-    found, weights = with_habit(shards, mixture, tokenizer, practice, fraction=0.1, items=20)
+    assert habit(tokenizer, None) is None
+    assert with_habit(shards, mixture, None) == (shards, mixture)
+    found, weights = with_habit(shards, mixture, habit(tokenizer, practice, items=20), fraction=0.1)
     assert weights == {"stories": 9.0, DOMAIN: pytest.approx(1.0)}
     assert (found[DOMAIN].tokens == thought_ids(tokenizer)[0]).sum() == 20

@@ -141,9 +141,10 @@ def test_a_cache_can_be_cropped_only_where_that_is_exact(small):
         cache.crop(-4)
 
 
+@pytest.mark.parametrize("width", [0, 3])
 @pytest.mark.parametrize("steps", [0, 2])
-def test_a_given_mask_of_what_is_seen_anyway_changes_nothing(small, steps):
-    model = small(short_convolution=0, sliding_window=64, recursion_steps=steps, act=steps > 0)
+def test_a_given_mask_of_what_is_seen_anyway_changes_nothing(small, steps, width):
+    model = small(short_convolution=width, sliding_window=64, recursion_steps=steps, act=steps > 0)
     ids = torch.arange(2, 14).reshape(2, 6)
     seen = torch.ones(6, 6, dtype=torch.bool).tril()[None, None]
     with torch.no_grad():
@@ -152,11 +153,17 @@ def test_a_given_mask_of_what_is_seen_anyway_changes_nothing(small, steps):
     torch.testing.assert_close(given, plain)
 
 
-@pytest.mark.parametrize("changes", [{"memory": "ema"}, {"short_convolution": 3}])
-def test_a_given_mask_is_refused_where_parts_run_along_the_row(small, changes):
+REFUSED = [
+    ({"memory": "ema"}, "runs along the row"),
+    ({"short_convolution": 5, "sliding_window": 4}, "beyond the window"),
+]
+
+
+@pytest.mark.parametrize(("changes", "why"), REFUSED)
+def test_a_given_mask_is_refused_where_it_cannot_be_followed(small, changes, why):
     model = small(**{"short_convolution": 0, **changes})
     seen, places = torch.ones(1, 1, 6, 6, dtype=torch.bool).tril(), torch.arange(6)[None]
-    with pytest.raises(ValueError, match="run along the row"):
+    with pytest.raises(ValueError, match=why):
         model(torch.arange(6)[None], attention_mask=seen, position_ids=places)
     with pytest.raises(ValueError, match="needs position_ids"):
         model(torch.arange(6)[None], attention_mask=seen)

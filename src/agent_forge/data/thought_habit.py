@@ -13,31 +13,41 @@ from agent_forge.data.practice import DOMAIN, worked_thoughts
 from agent_forge.data.tokenizer import has_thoughts
 
 
+def habit(
+    tokenizer: PreTrainedTokenizerBase, practice: Mapping[str, Any] | None, *, items: int = 4000
+) -> TokenShard | None:
+    """Worked thoughts for a later phase to train on; None where the model does not think.
+
+    Args:
+        tokenizer: of the model.
+        practice: the fact ``practice`` of a checkpoint that phase 3 taught (seed, levels, strategies), else None.
+        items: worked thoughts.
+    """
+    if practice is None or not has_thoughts(tokenizer):
+        return None
+    worked = worked_thoughts(int(practice["seed"]), "train", practice["levels"], practice["strategies"])
+    return pack((item.document for item in islice(worked, items)), tokenizer)
+
+
 def with_habit(
     shards: Mapping[str, TokenShard],
     mixture: Mapping[str, float],
-    tokenizer: PreTrainedTokenizerBase,
-    practice: Mapping[str, Any] | None,
+    thoughts: TokenShard | None,
     *,
     fraction: float = 0.1,
-    items: int = 4000,
 ) -> tuple[dict[str, TokenShard], dict[str, float]]:
     """What a later phase trains on, with worked thoughts mixed in, so that a model that thinks goes on thinking.
 
     Args:
         shards: by domain.
         mixture: weight by domain.
-        tokenizer: of the model.
-        practice: the fact ``practice`` of a checkpoint that phase 3 taught (seed, levels, strategies), else None.
+        thoughts: of `habit`.
         fraction: share of the mixture that the thoughts get, below 1.
-        items: worked thoughts.
 
     Returns:
-        Shards and mixture with the domain `DOMAIN`; the same without it where the model does not think.
+        Shards and mixture with the domain `DOMAIN`; the same without it where there are no thoughts.
     """
-    if practice is None or fraction == 0 or not has_thoughts(tokenizer):
+    if thoughts is None or fraction == 0:
         return dict(shards), dict(mixture)
-    worked = worked_thoughts(int(practice["seed"]), "train", practice["levels"], practice["strategies"])
-    thoughts = pack((item.document for item in islice(worked, items)), tokenizer)
     weight = sum(mixture.values()) * fraction / (1 - fraction)
     return {**shards, DOMAIN: thoughts}, {**mixture, DOMAIN: weight}

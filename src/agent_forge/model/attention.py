@@ -245,25 +245,28 @@ class GivenVisibility:
     Args:
         queries: layout of the tokens of this pass.
         mask: [B or 1, 1, queries, keys], True or 0 where visible, False or −inf elsewhere; a query sees something.
+
+    Attributes:
+        visible: the mask, as bool.
     """
 
     is_causal = sees_all = is_blocked = False
 
     def __init__(self, queries: TokenLayout, mask: Tensor) -> None:
         self.queries = queries
-        self._visible = mask if mask.dtype == torch.bool else mask == 0
+        self.visible = mask if mask.dtype == torch.bool else mask == 0
         self._masks: dict[torch.dtype, Tensor] = {}
 
     def mask(self, dtype: torch.dtype) -> Tensor:
         """Additive mask in ``dtype``: 0 where visible, −inf elsewhere."""
         if dtype not in self._masks:
-            empty = torch.zeros(self._visible.shape, dtype=dtype, device=self._visible.device)
-            self._masks[dtype] = empty.masked_fill_(~self._visible, float("-inf"))
+            empty = torch.zeros(self.visible.shape, dtype=dtype, device=self.visible.device)
+            self._masks[dtype] = empty.masked_fill_(~self.visible, float("-inf"))
         return self._masks[dtype]
 
     def at(self, chosen: Tensor) -> GivenVisibility:
         """The same rules for some of the queries only: ``chosen`` [B, A] indices among them."""
-        visible = self._visible.expand(chosen.shape[0], -1, -1, -1)
+        visible = self.visible.expand(chosen.shape[0], -1, -1, -1)
         index = chosen[:, None, :, None].expand(-1, 1, -1, visible.shape[3])
         return GivenVisibility(self.queries, visible.gather(2, index))
 

@@ -12,7 +12,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from agent_forge.model.attention import Attention, GivenVisibility, TokenLayout, Visibility, attend
 from agent_forge.model.cache import CacheSlot, CognateCache
 from agent_forge.model.config import CognateConfig
-from agent_forge.model.convolution import Crossings, ShortConvolution
+from agent_forge.model.convolution import Crossings, GivenTaps, ShortConvolution
 from agent_forge.model.gate import MemoryGate, gate_statistics
 from agent_forge.model.memory import EmaMemory
 from agent_forge.model.norm import RMSNorm
@@ -26,7 +26,7 @@ class Pass:
     layout: TokenLayout
     table: tuple[Tensor, Tensor]
     visibility: Visibility | GivenVisibility
-    crossings: Crossings
+    crossings: Crossings | GivenTaps
     cache: CognateCache | None
     watch: bool = False
     gates: list[dict[str, Tensor]] = field(default_factory=list)

@@ -7,6 +7,8 @@ layers, SSRN 5240330). What differs:
    tokens near the start of a document are corrected afterwards: masking every tap would cost more.
 3. The gradient is written out. torch's own, for one channel per group on a CPU, takes eight times as long as
    the convolution with reversed taps and one product per tap that it amounts to.
+4. Where a given mask lets a row branch (`GivenTaps`), a tap sees what is so many positions before its token among
+   the tokens that it may see, wherever that stands in the row.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ class ShortConvolution(nn.Module):
         self.width = width
         self.weight = nn.Parameter(torch.zeros(size, width))
 
-    def forward(self, x: Tensor, crossings: Crossings, states: dict[str, Any] | None, name: str) -> Tensor:
+    def forward(self, x: Tensor, crossings: Crossings | GivenTaps, states: dict[str, Any] | None, name: str) -> Tensor:
         """Convolves ``x`` [B, T, size].
 
         Args:
@@ -46,7 +48,12 @@ class ShortConvolution(nn.Module):
             crossings: of the same pass.
             states: states of the cache slot, read and written under ``name``; None = no cache.
             name: which convolution of the block this is.
+
+        Raises:
+            ValueError: a given mask and a cache that was filled without one.
         """
+        if isinstance(crossings, GivenTaps):
+            return self._along_given(x, crossings, states, name)
         if crossings.valid is not None:
             x = x * crossings.valid[..., None].to(x.dtype)
         length = x.shape[1]
@@ -60,6 +67,24 @@ class ShortConvolution(nn.Module):
         if length == 1:
             return _one_token(x, weight)
         return _Convolve.apply(x, weight, crossings.taps)[:, -length:]
+
+    def _along_given(self, x: Tensor, taps: GivenTaps, states: dict[str, Any] | None, name: str) -> Tensor:
+        """As `forward`, each tap where the mask says; the state holds the inputs of all keys."""
+        inputs = x
+        if states is not None:
+            past = states.get(name)
+            inputs = x if past is None else torch.cat([past, x], 1)
+            states[name] = inputs
+        if inputs.shape[1] != taps.num_keys:
+            raise ValueError(
+                f"a mask over {taps.num_keys} tokens, but the convolution remembers {inputs.shape[1]}: "
+                "fill the cache with attention_masks of 4 axes from its first token on"
+            )
+        weight = self.weight.to(x.dtype)
+        y = x * weight[:, 0]
+        for back, (source, found) in enumerate(zip(taps.sources, taps.found, strict=True), 1):
+            y = y + _at(inputs, source) * (found[..., None] * weight[:, back])
+        return y
 
 
 class Crossings:
@@ -84,6 +109,28 @@ class Crossings:
         if sum(part[0].numel() for part in found):
             targets, sources, backs = (torch.cat(parts) for parts in zip(*found, strict=True))
             self.taps = targets, sources, backs
+
+
+class GivenTaps:
+    """What each tap sees under a given mask: of the tokens that a query may see, the one so many positions back.
+
+    Where there is none the tap sees zero; where there are several (no text with branches has that), the first.
+
+    Args:
+        visible: bool [B or 1, T, S], which keys the queries of this pass may see.
+        queries: [B or 1, T] positions.
+        keys: [B or 1, S] positions of all keys, cached ones first.
+        width: taps.
+    """
+
+    def __init__(self, visible: Tensor, queries: Tensor, keys: Tensor, width: int) -> None:
+        self.num_keys = keys.shape[1]
+        self.sources: list[Tensor] = []
+        self.found: list[Tensor] = []
+        for back in range(1, width):
+            match, source = (((queries - back)[:, :, None] == keys[:, None, :]) & visible).max(-1)
+            self.found.append(match)
+            self.sources.append(source)
 
 
 class _Convolve(torch.autograd.Function):
@@ -131,6 +178,13 @@ def _correlate(x: Tensor, weight: Tensor, forward: bool = False) -> Tensor:
         x.unsqueeze(1).permute(0, 3, 1, 2), taps[:, None, None], padding=(0, width - 1), groups=weight.shape[0]
     )
     return (y[..., width - 1 :] if forward else y[..., : x.shape[1]]).permute(0, 2, 3, 1).squeeze(1)
+
+
+def _at(x: Tensor, index: Tensor) -> Tensor:
+    """Tokens ``index`` [B or 1, T] of ``x`` [B, S, C]."""
+    if index.shape[0] == 1:
+        return x[:, index[0]]
+    return x.gather(1, index[..., None].expand(-1, -1, x.shape[2]))
 
 
 def _one_token(x: Tensor, weight: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from agent_forge.model.attention import (
 from agent_forge.model.block import CognateBlock, Pass
 from agent_forge.model.cache import CognateCache
 from agent_forge.model.config import CognateConfig
-from agent_forge.model.convolution import Crossings, ShortConvolution
+from agent_forge.model.convolution import Crossings, GivenTaps, ShortConvolution
 from agent_forge.model.halting import CALIBRATION_START, HaltingHead, halting_statistics, halting_steps
 from agent_forge.model.norm import RMSNorm, compute_dtype
 from agent_forge.model.recursion import Recursion, refine, refine_until_halted
@@ -161,14 +161,19 @@ class CognateModel(CognatePreTrainedModel):
         return TokenLayout(position_ids, document_ids, valid)
 
     def _check_given(self, position_ids: Tensor | None, document_ids: Tensor | None) -> None:
-        """A mask of four axes says all about who sees whom, and can say nothing about parts that run along the row."""
+        """A mask of four axes says all about who sees whom; a memory, which runs along the row, cannot follow it."""
         config = self.config
         if position_ids is None or document_ids is not None:
             raise ValueError("an attention_mask with 4 axes needs position_ids, and document_ids belong into the mask")
-        if config.memory != "off" or config.short_convolution:
+        if config.memory != "off":
             raise ValueError(
-                "an attention_mask with 4 axes cannot be followed by a memory or a short convolution "
-                f"(memory {config.memory!r}, short_convolution {config.short_convolution}): they run along the row"
+                f"an attention_mask with 4 axes cannot be followed by a memory (memory {config.memory!r}): "
+                "it runs along the row"
+            )
+        if config.short_convolution > config.sliding_window:
+            raise ValueError(
+                "an attention_mask with 4 axes cannot be followed by a convolution that reaches beyond the window "
+                f"(short_convolution {config.short_convolution}, sliding_window {config.sliding_window})"
             )
 
     def begin(
@@ -177,13 +182,19 @@ class CognateModel(CognatePreTrainedModel):
         """Everything that the blocks share; ``given`` is a mask of four axes, or None."""
         config = self.config
         keys = layout if cache is None else cache.extend(layout)
+        visibility: Visibility | GivenVisibility
+        crossings: Crossings | GivenTaps
+        if given is None:
+            visibility = Visibility(layout, keys, config.sliding_window, config.global_every)
+            crossings = Crossings(layout, config.short_convolution)
+        else:
+            visibility = GivenVisibility(layout, given)
+            crossings = GivenTaps(visibility.visible[:, 0], layout.positions, keys.positions, config.short_convolution)
         return Pass(
             layout=layout,
             table=rotary_table(layout.positions, config.head_size, config.rope_theta, compute_dtype(x)),
-            visibility=Visibility(layout, keys, config.sliding_window, config.global_every)
-            if given is None
-            else GivenVisibility(layout, given),
-            crossings=Crossings(layout, config.short_convolution),
+            visibility=visibility,
+            crossings=crossings,
             cache=cache,
             watch=watch,
         )
@@ -250,7 +261,7 @@ class CognateForCausalLM(CognatePreTrainedModel, GenerationMixin):
         Args:
             input_ids: [B, T].
             attention_mask: [B, T or past + T], 0 = padding; or [B or 1, 1, T, past + T], True or 0 where a token may
-                look, instead of window, documents and order (needs ``position_ids``; not with memory or convolution).
+                look, instead of window, documents and order (needs ``position_ids``; not with a memory).
             position_ids: [B or 1, T]; made from the others if None.
             document_ids: [B, T] numbers of packed documents, −1 = padding.
             inputs_embeds: [B, T, hidden] instead of ``input_ids``.

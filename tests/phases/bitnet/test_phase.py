@@ -8,12 +8,17 @@ from tests.phases.fragile import FragileContext, Killed
 from transformers import AutoModelForCausalLM
 
 from agent_forge.contract import Phase, one
+from agent_forge.data.corpora import Corpus
+from agent_forge.data.practice import DOMAIN
+from agent_forge.data.tokenizer import thought_ids
 from agent_forge.errors import Interrupted
-from agent_forge.model.checkpoint import load_model
+from agent_forge.model.checkpoint import load_model, save_model
 from agent_forge.model.ternary import is_exactly_ternary, ternary_linears
 from agent_forge.model.ternary_checkpoint import load_packed
 from agent_forge.phases import load
 from agent_forge.phases.bitnet.config import BitnetConfig
+from agent_forge.phases.bitnet.phase import training_batches
+from agent_forge.phases.quietstar.thought_tokens import add_thought_tokens
 from agent_forge.pipeline.memory_context import MemoryContext
 
 CONFIG = BitnetConfig(
@@ -135,3 +140,39 @@ def test_an_interrupt_saves_first(folders, tmp_path):
     with pytest.raises(Interrupted, match="bitnet"):
         _run(folders, tmp_path, context=context)
     assert len(context.states) == 1
+
+
+PRACTICE = {"seed": 0, "levels": [1], "strategies": ["decompose"]}
+
+
+@pytest.fixture(scope="module")
+def thinking(folders, tmp_path_factory):
+    model, tokenizer = load_model(folders / "model")
+    add_thought_tokens(model, tokenizer)
+    folder = tmp_path_factory.mktemp("thinking")
+    save_model(model, tokenizer, folder, {"practice": PRACTICE})
+    return folder
+
+
+def test_a_model_that_thinks_goes_on_practising_thoughts_and_no_other_does(folders, thinking):
+    corpus, (_, tokenizer) = Corpus.open(folders / "corpus"), load_model(thinking)
+    batches = training_batches(CONFIG, corpus, tokenizer, PRACTICE, 3)
+    assert DOMAIN in batches.domains
+    shown = torch.stack([batches.batch(step)["input_ids"] for step in range(8)])
+    assert (shown == thought_ids(tokenizer)[0]).sum() > 0
+    assert DOMAIN not in training_batches(CONFIG, corpus, tokenizer, None, 3).domains
+    plain = load_model(folders / "model")[1]
+    assert DOMAIN not in training_batches(CONFIG, corpus, plain, PRACTICE, 3).domains
+
+
+def test_what_was_practised_is_told_to_the_phases_after(finished, folders, thinking, tmp_path):
+    context = MemoryContext(tmp_path, seed=3)
+    inputs = {
+        "model": context.adopt("checkpoint", thinking, practice=PRACTICE),
+        "corpus": context.adopt("corpus", folders / "corpus"),
+    }
+    short = CONFIG.model_copy(update={"stage_steps": 1, "recovery_steps": 1})
+    artifact = one(load("bitnet").run(short, inputs, context), "model")
+    assert artifact.facts["practice"] == PRACTICE
+    assert json.loads((context.path(artifact) / "forge.json").read_text())["practice"] == PRACTICE
+    assert "practice" not in finished[0].facts

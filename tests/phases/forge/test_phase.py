@@ -7,12 +7,19 @@ import torch
 from tests.phases.fragile import FragileContext, Killed
 
 from agent_forge.contract import Phase, one
+from agent_forge.data.corpora import Corpus
+from agent_forge.data.practice import DOMAIN
+from agent_forge.data.tokenizer import thought_ids
 from agent_forge.errors import HandoffError, Interrupted
 from agent_forge.model.checkpoint import load_model, save_model
 from agent_forge.model.ternary import is_exactly_ternary
-from agent_forge.model.ternary_checkpoint import load_packed
+from agent_forge.model.ternary_checkpoint import load_packed, save_ternary, thaw_student
+from agent_forge.model.ternary_selection import select, special_rows
 from agent_forge.phases import load
 from agent_forge.phases.forge.config import ForgePhaseConfig
+from agent_forge.phases.forge.phase import make_course
+from agent_forge.phases.forge.practice import Plan
+from agent_forge.phases.quietstar.thought_tokens import add_thought_tokens
 from agent_forge.pipeline.memory_context import MemoryContext
 
 CONFIG = ForgePhaseConfig(
@@ -119,3 +126,42 @@ def test_a_model_that_is_not_ternary_is_refused(folders, tmp_path):
     save_model(model, tokenizer, folders / "plain", {})
     with pytest.raises(HandoffError, match="bitnet"):
         _run(folders, tmp_path, model="plain")
+
+
+PRACTICE = {"seed": 0, "levels": [1], "strategies": ["decompose"]}
+
+
+@pytest.fixture(scope="module")
+def thinking(folders, tmp_path_factory):
+    model, tokenizer = load_model(folders / "model")
+    add_thought_tokens(model, tokenizer)
+    folder = tmp_path_factory.mktemp("thinking")
+    save_ternary(model, tokenizer, folder, select(model, tokenizer), {"practice": PRACTICE})
+    return folder
+
+
+@pytest.mark.parametrize("habits", [PRACTICE, None])
+def test_a_model_that_thinks_goes_on_practising_thoughts_and_no_other_does(folders, thinking, tmp_path, habits):
+    student, tokenizer = load_model(thinking)
+    selection, frozen = thaw_student(student, tokenizer)
+    corpus, context = Corpus.open(folders / "corpus"), MemoryContext(tmp_path, seed=3)
+    course = make_course(
+        CONFIG, context, student, tokenizer, selection, frozen, special_rows(selection), corpus, habits
+    )
+    batches, _ = course.practice.batches(Plan(0, 1, {"": {1: 1.0}}, {1: 0}))
+    assert (DOMAIN in batches.domains) == (habits is not None)
+    if habits is not None:
+        shown = torch.stack([batches.batch(step)["input_ids"] for step in range(8)])
+        assert (shown == thought_ids(tokenizer)[0]).sum() > 0
+
+
+def test_what_was_practised_is_told_to_the_phases_after(finished, folders, thinking, tmp_path):
+    context = MemoryContext(tmp_path, seed=3)
+    inputs = {
+        "model": context.adopt("checkpoint", thinking, practice=PRACTICE),
+        "corpus": context.adopt("corpus", folders / "corpus"),
+    }
+    short = CONFIG.model_copy(update={"stages": 1, "stage_steps": 2, "dream_every": 0, "own_answers": 0})
+    artifact = one(load("forge").run(short, inputs, context), "model")
+    assert artifact.facts["practice"] == PRACTICE
+    assert "practice" not in finished[0].facts

@@ -21,6 +21,8 @@ KINDS = {
     "cognate": {},
     "cognate with a window": {"sliding_window": 6, "global_every": 4},
     "cognate with recursion": {"recursion_steps": 2},
+    "cognate with convolution": {"short_convolution": 4},
+    "cognate with convolution and a window": {"short_convolution": 3, "sliding_window": 6, "global_every": 4},
     "llama": {},
 }
 
@@ -115,10 +117,17 @@ def test_draws_follow_the_softmax():
     torch.testing.assert_close(counts, logits[0].softmax(-1), rtol=0, atol=0.01)
 
 
-@pytest.mark.parametrize("changes", [{"memory": "ema"}, {"memory": "titans"}, {"short_convolution": 3}])
-def test_parts_that_run_along_the_row_think_place_by_place(make, changes):
+ALONG_THE_ROW = [
+    ({"memory": "ema"}, "runs along the row"),
+    ({"memory": "titans"}, "runs along the row"),
+    ({"short_convolution": 3, "sliding_window": 2}, "beyond its window"),
+]
+
+
+@pytest.mark.parametrize(("changes", "why"), ALONG_THE_ROW)
+def test_parts_that_run_along_the_row_think_place_by_place(make, changes, why):
     model = make("cognate", **changes)
-    assert "runs along the row" in why_not_parallel(model)
+    assert why in why_not_parallel(model)
     with pytest.raises(ValueError, match="parallel"):
         sample_thoughts(model, some_ids(), MARKS, length=2)
     thoughts = sample_place_by_place(model, some_ids(1, 4), MARKS, length=2, temperature=0)
@@ -134,6 +143,22 @@ def test_gradients_reach_the_thoughts_and_the_marks(make):
     (found.log_probs.sum() + found.talk_logits.sum()).backward()
     assert shift.grad is not None
     assert bool((shift.grad.norm(dim=1) > 0).all())
+
+
+def test_gradients_of_a_convolution_equal_those_of_one_rollout_per_position(make):
+    ids, documents = some_ids(2, 8), torch.tensor([[0] * 3 + [1] * 5, [0] * 8])
+    thoughts = some_ids(2, 16, seed=1).reshape(2, 8, 2)
+    found = {}
+    for along in (think_along, place_by_place):
+        model = make(short_convolution=4)
+        shift = torch.zeros(2, 32, requires_grad=True)
+        out = along(model, ids, thoughts, MARKS, talk=2, documents=documents, mark_shift=shift)
+        parts = (out.log_probs, out.talk_logits.log_softmax(-1)[..., 7], out.base_logits.log_softmax(-1)[..., 9])
+        sum(part.mean() for part in parts).backward()
+        found[along] = {name: p.grad for name, p in model.named_parameters()} | {"shift": shift.grad}
+    assert any("conv" in name for name in found[think_along])
+    for name, gradient in found[think_along].items():
+        torch.testing.assert_close(gradient, found[place_by_place][name], rtol=0, atol=1e-5, msg=name)
 
 
 def test_nothing_to_say_is_refused(make):

@@ -184,4 +184,3 @@ def _lookup_sum(rng: random.Random, level: int, seed: int) -> Wish:
     age = rng.randint(5, 90)
     steps = [(f"lookup(born, {them.name})", str(them.born)), (f"calculator({them.born} + {age})", str(them.born + age))]
     return f"In which year did {them.name} turn {age}?", steps, f"In the year {them.born + age}."
-

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from agent_forge.contract import Artifacts, Context, one
 from agent_forge.data.corpora import Corpus
 from agent_forge.data.packing import Batches, pack
+from agent_forge.data.thought_habit import habit, with_habit
 from agent_forge.model.forward import accepted, on_device
 from agent_forge.model.ternary import TERNARY, is_exactly_ternary
 from agent_forge.model.ternary_checkpoint import changed_special_rows, load_packed, save_ternary
@@ -44,7 +45,8 @@ class Bitnet:
         teacher, tokenizer = context.load_model(source)
         teacher.requires_grad_(False)
         corpus = Corpus.open(context.path(one(inputs, "corpus")))
-        batches = _batches(config, corpus, tokenizer, context.seed)
+        practice = source.facts.get("practice")
+        batches = training_batches(config, corpus, tokenizer, practice, context.seed)
         calibration = _calibrate(config, teacher, tokenizer, batches, context)
         student, selection = make_student(teacher, tokenizer, calibration, activation_bits=config.activation_bits)
         before = special_rows(selection)
@@ -65,6 +67,7 @@ class Bitnet:
             "config": config.model_dump(mode="json"),
             "seed": context.seed,
             "levels": {name: RUNG_NAMES[level] for name, level in sorted(levels.items())},
+            **({} if practice is None else {"practice": practice}),
         }
         folder = context.scratch / "ternary"
         shutil.rmtree(folder, ignore_errors=True)
@@ -85,11 +88,19 @@ class Bitnet:
         return {"model": context.save_folder("checkpoint", folder, **facts)}
 
 
-def _batches(config: BitnetConfig, corpus: Corpus, tokenizer: PreTrainedTokenizerBase, seed: int) -> Batches:
-    shards = {domain: pack(corpus.documents(domain, "train"), tokenizer) for domain in corpus.domains}
+def training_batches(
+    config: BitnetConfig,
+    corpus: Corpus,
+    tokenizer: PreTrainedTokenizerBase,
+    practice: Mapping[str, Any] | None,
+    seed: int,
+) -> Batches:
+    """The corpus, and worked thoughts if the checkpoint thinks; ``practice`` is its fact of that name."""
+    texts = {domain: pack(corpus.documents(domain, "train"), tokenizer) for domain in corpus.domains}
+    shards, mixture = with_habit(texts, corpus.mixture(), habit(tokenizer, practice))
     return Batches(
         shards,
-        corpus.mixture(),
+        mixture,
         sequence_length=config.sequence_length,
         batch_size=config.batch_size,
         seed=seed,

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from agent_forge.contract import Artifacts, Context, one
 from agent_forge.data.corpora import Corpus
+from agent_forge.data.thought_habit import habit
 from agent_forge.model.ternary import is_exactly_ternary
 from agent_forge.model.ternary_checkpoint import (
     changed_special_rows,
@@ -52,7 +53,8 @@ class Forge:
         corpus = Corpus.open(context.path(one(inputs, "corpus")))
         selection, frozen = thaw_student(student, tokenizer)
         before = special_rows(selection)
-        course = make_course(config, context, student, tokenizer, selection, frozen, before, corpus)
+        habits = source.facts.get("practice")
+        course = make_course(config, context, student, tokenizer, selection, frozen, before, corpus, habits)
         course.run()
         finish_student(student, selection, embedding_bits=config.embedding_bits)
         facts = {
@@ -61,6 +63,7 @@ class Forge:
             "config": config.model_dump(mode="json"),
             "seed": context.seed,
             "levels_passed": sorted(course.passed),
+            **({} if habits is None else {"practice": habits}),
         }
         folder = context.scratch / "forged"
         shutil.rmtree(folder, ignore_errors=True)
@@ -88,11 +91,12 @@ def make_course(
     frozen: list[str],
     before: Mapping[str, torch.Tensor],
     corpus: Corpus,
+    habits: Mapping[str, Any] | None = None,
 ) -> Course:
-    """Everything that learns, from its configuration."""
+    """Everything that learns, from its configuration; ``habits`` is the checkpoint's fact ``practice``."""
     seed = corpus.facts.get("seed")
     questions = Questions(context.seed if seed is None else int(seed), config.domains, corpus)
-    practice = Practice(config, questions, corpus, tokenizer, context.seed)
+    practice = Practice(config, questions, corpus, tokenizer, context.seed, habit(tokenizer, habits))
     examiner = Examiner(student, tokenizer, questions, config.answer_tokens)
     return Course(config, context, _learner(config, context, student, selection, frozen, before), examiner, practice)
 

@@ -1,4 +1,4 @@
-"""What a stage trains on: fresh questions by level, the model's own right answers, and ordinary text.
+"""What a stage trains on: fresh questions by level, the model's own right answers, thoughts, and ordinary text.
 
 Everything is a function of the plan of the stage, so that a run that was killed makes the same batches again.
 """
@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from agent_forge.data.corpora import Corpus
 from agent_forge.data.documents import Document
 from agent_forge.data.packing import Batches, TokenShard, pack
+from agent_forge.data.thought_habit import with_habit
 from agent_forge.data.tokenizer import encode_documents, has_thoughts
 from agent_forge.errors import ConfigError
 from agent_forge.phases.forge.config import ForgePhaseConfig
@@ -94,6 +95,7 @@ class Practice:
         corpus: where ordinary text comes from.
         tokenizer: of the model.
         seed: of the order.
+        thoughts: worked thoughts, if the model thinks: they get a tenth of every stage.
     """
 
     def __init__(
@@ -103,8 +105,10 @@ class Practice:
         corpus: Corpus,
         tokenizer: PreTrainedTokenizerBase,
         seed: int,
+        thoughts: TokenShard | None = None,
     ) -> None:
         self.config, self.questions, self.tokenizer, self.seed = config, questions, tokenizer, seed
+        self.thoughts = thoughts
         self.mixture = corpus.mixture()
         tokens = config.stages * config.stage_steps * config.batch_size * config.sequence_length
         wanted = max(0.05, config.text_fraction) * tokens * _BYTES_PER_TOKEN
@@ -164,6 +168,7 @@ class Practice:
         if text > 0:
             shards |= {f"{_TEXT}{domain}": shard for domain, shard in self.text.items()}
             weights |= {f"{_TEXT}{domain}": text * share for domain, share in self.mixture.items()}
+        shards, weights = with_habit(shards, weights, self.thoughts)
         return Batches(
             shards,
             weights,

@@ -10,9 +10,9 @@ What we do differently:
 2. Thoughts may start at some positions only (``places``); all is the paper's way.
 3. Sliding windows, global tokens and packed documents are part of the mask, worked out from positions.
 4. No mark can be thought: the logits of every special token are −inf (the reference code forces those of its two).
-5. Parts that run along the row (a memory, a convolution, attention that differs by layer) cannot follow such a mask.
-   Then each place gets a row of its own (`place_by_place`): the same numbers, slower. It is also what the fast way is
-   tested against.
+5. A short convolution follows the mask too: its taps see what is so many positions back among what a token sees.
+6. What cannot follow such a mask (a memory, attention that differs by layer) gives each place a row of its own
+   (`place_by_place`): the same numbers, slower. It is also what the fast way is tested against.
 """
 
 from __future__ import annotations
@@ -67,8 +67,10 @@ def why_not_parallel(model: PreTrainedModel) -> str | None:
     """Why this model needs `place_by_place`; None if it can think in parallel."""
     config = model.config
     if getattr(config, "model_type", "") == "cognate":
-        if config.memory != "off" or config.short_convolution:
-            return "its memory or short convolution runs along the row"
+        if config.memory != "off":
+            return "its memory runs along the row"
+        if config.short_convolution > config.sliding_window:
+            return "its convolution reaches beyond its window"
         return None
     known = inspect.signature(model.forward).parameters
     if not {"attention_mask", "position_ids", "past_key_values"} <= set(known):
