@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from agent_forge.data.documents import Split, Task
 from agent_forge.data.packing import TokenShard, pack
 from agent_forge.data.practice import DOMAIN, worked_thoughts
 from agent_forge.data.tokenizer import has_thoughts
@@ -27,6 +28,22 @@ def habit(
         return None
     worked = worked_thoughts(int(practice["seed"]), "train", practice["levels"], practice["strategies"])
     return pack((item.document for item in islice(worked, items)), tokenizer)
+
+
+def habit_tasks(practice: Mapping[str, Any], count: int, split: Split = "test") -> list[Task]:
+    """Different questions of a split of the practice, the ways to think in turn.
+
+    Args:
+        practice: the fact ``practice`` of a checkpoint (seed, levels, strategies).
+        count: how many.
+        split: that they belong to.
+    """
+    found: dict[str, Task] = {}
+    for item in worked_thoughts(int(practice["seed"]), split, practice["levels"], practice["strategies"]):
+        found.setdefault(item.key, item.tasks[0])
+        if len(found) >= count:
+            break
+    return list(found.values())
 
 
 def with_habit(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -11,7 +11,10 @@ from agent_forge.agent.toolbox import Toolbox
 from agent_forge.data.corpora import Corpus
 from agent_forge.data.documents import Split
 from agent_forge.data.practice_dialogues import Exchange
+from agent_forge.data.thought_habit import habit_tasks
+from agent_forge.data.tokenizer import has_thoughts
 from agent_forge.evaluation.bits_per_byte import mean_bits_per_byte, score_domains
+from agent_forge.evaluation.tasks import exact_match
 from agent_forge.optim.prompt_baking import mean_divergence
 from agent_forge.phases.baking.compatibility import judge
 from agent_forge.phases.baking.config import BakingConfig
@@ -38,10 +41,25 @@ class Judgement:
         config: of the phase.
         tokenizer: of the models.
         corpus: for ordinary text.
+        practice: the fact ``practice`` of a checkpoint that thinks.
     """
 
-    def __init__(self, config: BakingConfig, tokenizer: PreTrainedTokenizerBase, corpus: Corpus) -> None:
+    def __init__(
+        self,
+        config: BakingConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        corpus: Corpus,
+        practice: Mapping[str, Any] | None = None,
+    ) -> None:
         self.config, self.tokenizer, self.corpus = config, tokenizer, corpus
+        thinks = practice is not None and has_thoughts(tokenizer)
+        self.thoughts = habit_tasks(practice, config.selection_questions) if practice is not None and thinks else []
+
+    def thinking(self, model: PreTrainedModel) -> float | None:
+        """Share of the questions of phase 3's test split answered right after a thought; None without the habit."""
+        if not self.thoughts:
+            return None
+        return exact_match(model, self.tokenizer, self.thoughts, self.config.answer_tokens, think=True).accuracy
 
     def text_bits(self, model: PreTrainedModel, split: Split) -> float:
         """Bits per byte of ordinary text, mean over the domains; calls of tools are no ordinary text."""

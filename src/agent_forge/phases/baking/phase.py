@@ -52,12 +52,14 @@ class Baking:
         source = one(inputs, "model")
         model, tokenizer = context.load_model(source)
         corpus = Corpus.open(context.path(one(inputs, "corpus")))
-        judgement = Judgement(config, tokenizer, corpus)
+        habits = source.facts.get("practice")
+        judgement = Judgement(config, tokenizer, corpus, habits)
+        thinking = judgement.thinking(model)
         text_before = {split: judgement.text_bits(model, split) for split in ("selection", "test")}
         student = Student(model, tokenizer, adapter_rank=config.adapter_rank, optimizer=config.optimizer)
         steps = config.practice_steps + config.iterations * (config.tools_steps + config.persona_steps)
         course = Course(context, student, total=steps + config.recovery_steps, checkpoint_every=config.checkpoint_every)
-        prompt, tools, verdicts = self._practise(config, course, corpus, judgement)
+        prompt, tools, verdicts = self._practise(config, course, corpus, judgement, habits)
         rounds, ended = self._bake(config, course, corpus, judgement, (prompt, tools, text_before["selection"]))
         final = student.weights()
         # Questions to dropped tools are asked, too.
@@ -74,12 +76,15 @@ class Baking:
         verdicts += judgement.verdicts(model, worlds, tools, prompted=False)
         tools = _staying(context, tools, verdicts)
         facts = self._facts(config, source.digest, context.seed, prompt, tools, (rounds, ended))
+        facts |= {} if habits is None else {"practice": habits}
         folder = _write(student, worlds[0][1].only(tools), context.scratch / "agent", facts)
         baked, _ = load_packed(folder) if student.is_ternary else load_model(folder)
         baked.to(context.device)  # type: ignore[arg-type]
         measured, page = judgement.measure(baked, prompt, unbaked, _only(asked, tools), text_before["test"])
         if student.is_ternary:
             measured["baking/exactly_ternary"] = float(is_exactly_ternary(folder))
+        if thinking is not None:
+            measured["baking/thinking_before"], measured["baking/thinking"] = thinking, judgement.thinking(baked) or 0.0
         measured["baking/tools_dropped"] = float(len(config.tools) - len(tools))
         context.report(measured)
         story = {"persona": prompt, "rounds": [vars(entry) for entry in rounds], "ended": ended, "tools": verdicts}
@@ -87,14 +92,16 @@ class Baking:
         return {"model": context.save_folder("checkpoint", folder, **facts)}
 
     def _practise(
-        self, config: BakingConfig, course: Course, corpus: Corpus, judgement: Judgement
+        self, config: BakingConfig, course: Course, corpus: Corpus, judgement: Judgement, habits: Any
     ) -> tuple[str, list[str], list[dict[str, Any]]]:
         """Practice with prompts; the persona's prompt, the tools that work, and what was found about each."""
         model, tokenizer, context = course.student.model, course.student.tokenizer, course.context
         prompt = config.persona or course.remember(
             "persona", lambda: propose_persona(model, tokenizer, config.levels, context.seed, config.answer_tokens)
         )
-        prepare = practice_loss(config, model, tokenizer, corpus, config.tools, Persona.of(prompt), context.seed)
+        prepare = practice_loss(
+            config, model, tokenizer, corpus, config.tools, Persona.of(prompt), context.seed, habits
+        )
         course.segment("practice", config.practice_steps, prepare, learning_rate=config.learning_rate, whole=True)
         worlds = _worlds(config, corpus, context.seed, config.tools)
         verdicts: list[dict[str, Any]] = course.remember(

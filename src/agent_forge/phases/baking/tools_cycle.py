@@ -11,8 +11,9 @@ What we do differently:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from agent_forge.agent.kinds import world_toolbox
 from agent_forge.data.corpora import Corpus
 from agent_forge.data.packing import Batches, pack
 from agent_forge.data.practice_dialogues import Exchange, Persona, exchanges, practice
+from agent_forge.data.thought_habit import habit, with_habit
 from agent_forge.model.forward import logits_and_hidden, on_device
 from agent_forge.optim.precision import training_precision
 from agent_forge.optim.prompt_baking import Pair, Targets, baking_loss, targets_of
@@ -42,8 +44,12 @@ def practice_loss(
     tools: Sequence[str],
     not_persona: Persona | None,
     seed: int,
+    habits: Mapping[str, Any] | None = None,
 ) -> Callable[[], Loss]:
-    """Supervised practice in following prompts: cross-entropy on the model's own words and on ordinary text."""
+    """Supervised practice in following prompts: cross-entropy on the model's own words and on ordinary text.
+
+    ``habits`` is the fact ``practice`` of a checkpoint that thinks: worked thoughts are among the practice then.
+    """
 
     def prepare() -> Loss:
         tokens = config.practice_steps * config.practice_batch * config.sequence_length * (1 - config.text_fraction)
@@ -55,6 +61,7 @@ def practice_loss(
             if config.text_fraction:
                 shards[f"text/{domain}"] = pack(corpus.documents(domain, "train")[:_TEXTS], tokenizer)
                 weights[f"text/{domain}"] = config.text_fraction * weight
+        shards, weights = with_habit(shards, weights, habit(tokenizer, habits))
         batches = Batches(
             shards,
             weights,
