@@ -1,7 +1,7 @@
 """Addition modulo 97 with and without Grokfast: how many steps until the validation half is understood?
 
-    python benchmarks/grokking.py [--seeds 3] [--steps 20000] [--lambdas 0 2 5] [--ternary] [--threads 1] [--device cpu]
-        [--out benchmarks/results/grokking.jsonl] [--report]
+    python benchmarks/grokking.py [--seeds 3] [--steps 20000] [--lambdas 0 2 5] [--ternary] [--width 128] [--layers 2]
+        [--threads 1] [--device cpu] [--out benchmarks/results/grokking.jsonl] [--report]
 
 The task of Power et al. 2022 (arXiv:2201.02177): ``a + b =`` over all pairs modulo 97, half of them for training,
 full knowledge of the rest is generalisation that comes long after training accuracy is perfect. The setting is that
@@ -42,17 +42,18 @@ def pairs(seed: int, fraction: float, device: str) -> tuple[torch.Tensor, torch.
     return rows[:cut], rows[cut:]
 
 
-def make_model(seed: int, ternary: bool, device: str) -> LlamaForCausalLM:
+def make_model(seed: int, options: argparse.Namespace) -> LlamaForCausalLM:
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=P + 1, hidden_size=128, intermediate_size=512, num_hidden_layers=2, num_attention_heads=4,
+        vocab_size=P + 1, hidden_size=options.width, intermediate_size=4 * options.width,
+        num_hidden_layers=options.layers, num_attention_heads=4,
         max_position_embeddings=8, tie_word_embeddings=False,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
-    if ternary:
+    if options.ternary:
         for _, linear in list(quantizable_linears(model)):
             TernaryLinear.from_linear(linear, Layout(), activation_bits=0)
-    return model.to(device)
+    return model.to(options.device)
 
 
 @torch.no_grad()
@@ -63,7 +64,7 @@ def accuracy(model: LlamaForCausalLM, rows: torch.Tensor) -> float:
 
 def one_run(seed: int, strength: float, options: argparse.Namespace) -> dict[str, Any]:
     train, validation = pairs(seed, options.fraction, options.device)
-    model = make_model(seed, options.ternary, options.device)
+    model = make_model(seed, options)
     optimizer = MuonGrokfast(
         model.named_parameters(), set(), lr=options.rate, adamw_lr=options.rate, weight_decay=options.weight_decay,
         betas=(0.9, 0.98), clip_norm=0.0, grokfast_lambda=strength, grokfast_alpha=options.alpha,
@@ -93,7 +94,7 @@ def one_run(seed: int, strength: float, options: argparse.Namespace) -> dict[str
         "lambda": strength, "seed": seed, "ternary": options.ternary, "steps": options.steps, "ran": step,
         "trained_at": trained_at, "understood_at": understood_at, "best_validation": round(best, 4),
         "cpu_seconds": round(time.process_time() - started, 1), "rate": options.rate, "alpha": options.alpha,
-        "weight_decay": options.weight_decay,
+        "weight_decay": options.weight_decay, "width": options.width, "layers": options.layers,
     }  # fmt: skip
 
 
@@ -124,6 +125,8 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--weight-decay", type=float, default=0.01)
     parser.add_argument("--fraction", type=float, default=0.5)
+    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--every", type=int, default=50)
     parser.add_argument("--ternary", action="store_true")

@@ -178,10 +178,12 @@ def _forge(config: ForgeConfig, parameters: int, machine: Machine) -> Cost:
     asked += 4 * part.top_level * part.test_questions + part.stages * part.own_answers
     asked += (part.stages / part.dream_every if part.dream_every else 0) * part.dream_questions
     written = asked * part.answer_tokens
-    seconds = START_SECONDS + _training(config, steps * batch, steps, parameters, machine, 0.5 * TERNARY_PASSES)
+    # Ordinary text is read by the model that came in, too: a third of a training pass.
+    held = 1 + part.text_fraction / 3 * (part.hold_weight > 0)
+    seconds = START_SECONDS + _training(config, steps * batch, steps, parameters, machine, 0.5 * held * TERNARY_PASSES)
     seconds += WRITING_PASSES * _values(config) * written / machine.elements + 2 * parameters * written / machine.flops
     seconds += _reading(config, 2 * part.test_documents, part.sequence_length, parameters, machine)
-    memory = PROCESS_BYTES + 56 * parameters + 1.2 * _kept(config, batch)
+    memory = PROCESS_BYTES + 60 * parameters + 1.2 * _kept(config, batch)
     return Cost(seconds, memory, (4 + 20 * config.retention.checkpoints) * parameters)
 
 

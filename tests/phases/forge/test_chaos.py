@@ -34,6 +34,17 @@ def test_the_controller_by_hand():
     assert chaos.value == LIMIT / 2
 
 
+def test_without_a_controller_chaos_comes_back_to_what_was_asked_for():
+    chaos = Chaos(0.2)
+    chaos.value = 0.6
+    assert chaos.settle(0.2) == 0.2
+    chaos.halve()
+    chaos.halve()
+    assert chaos.settle(0.2) == pytest.approx(0.1)
+    assert chaos.settle(0.2) == pytest.approx(0.2)
+    assert chaos.settle(0.0) == chaos.settle(0.2) == 0
+
+
 def test_tokens_are_replaced_by_others_of_the_batch_and_marks_stay():
     ids = torch.arange(4000).view(4, 1000) % 50
     replaceable = ids >= 5

@@ -3,11 +3,11 @@
 from itertools import pairwise
 
 from agent_forge.agent.calls import parse_call
-from agent_forge.data.documents import Document
+from agent_forge.data.documents import Document, Task
 from agent_forge.model.checkpoint import load_model
 from agent_forge.phases.forge.examiner import Examiner
-from agent_forge.phases.forge.questions import Questions
-from agent_forge.phases.forge.tool_dialogues import ToolRoom, thinking, wants_tools
+from agent_forge.phases.forge.questions import Question, Questions
+from agent_forge.phases.forge.tool_dialogues import OwnWorlds, ToolRoom, _agreeing, thinking, wants_tools
 
 
 def test_every_worked_call_gives_its_worked_result():
@@ -16,12 +16,13 @@ def test_every_worked_call_gives_its_worked_result():
     for level in (1, 4, 10):
         for question in Questions(0, ("tools",)).draw(level, "train", 60)[0]:
             assert wants_tools(question)
+            box = OwnWorlds(room.toolbox, [question])
             turns = question.worked.turns
             for (_, said), (role, heard) in pairwise(turns[1:]):
                 if role == "user":
                     call = parse_call(said)
                     assert call is not None
-                    assert room.toolbox.call(call).turn() == heard, (said, heard)
+                    assert box.call(call).turn() == heard, (said, heard)
                     calls += 1
     assert calls > 100
 
@@ -48,3 +49,19 @@ def test_steps_become_a_thought_and_nothing_else_changes():
     assert thinking(bare) == bare
     other = Document.chat((("user", "q"), ("assistant", "clock(1, 2)"), ("user", "result: 3"), ("assistant", "At 3.")))
     assert thinking(other) == other
+
+
+def _asked(person, town):
+    turns = (("user", f"Where is {person}?"), ("assistant", f"lookup(town, {person})"), ("user", f"result: {town}"),
+             ("assistant", f"It is {town}."))  # fmt: skip
+    return Question(Task(turns[0][1], turns[1][1], "tools/call", 1, "tools"), Document.chat(turns), f"{person}{town}")
+
+
+def test_questions_whose_worlds_differ_are_asked_apart():
+    questions = [_asked("Ann", "Oslo"), _asked("Ben", "Rome"), _asked("Ann", "Bern"), _asked("Ann", "Oslo")]
+    assert _agreeing(questions) == [[0, 1, 3], [2]]
+    box = OwnWorlds(ToolRoom(0, 1).toolbox, [questions[0], questions[1]])
+    assert box.call(parse_call("lookup(town, Ann)")).turn() == "result: Oslo"
+    assert box.call(parse_call("calculator(2 + 3)")).text == "5"
+    stranger = parse_call("lookup(town, Nobody Atall)")
+    assert box.call(stranger).text == ToolRoom(0, 1).toolbox.call(stranger).text

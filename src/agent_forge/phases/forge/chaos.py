@@ -66,6 +66,11 @@ class Chaos:
         self._value = min(LIMIT, max(0.0, self._value + self.gain * (success - self.wanted)))
         return self._value
 
+    def settle(self, asked: float) -> float:
+        """Without a controller: back to ``asked`` from above at once, from below (after a failure) by doubling."""
+        self._value = min(LIMIT, max(0.0, asked), 2 * self._value)
+        return self._value
+
     def halve(self) -> None:
         """After a failure."""
         self._value /= 2

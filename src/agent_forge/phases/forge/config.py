@@ -34,6 +34,11 @@ class ForgePhaseConfig(BaseModel):
     text_fraction: float = Field(
         default=0.25, ge=0, lt=1, description="Share of rows that are ordinary text of the corpus (retention)."
     )
+    hold_weight: float = Field(
+        default=1.0,
+        ge=0,
+        description="Weight of the divergence from the model that came in, on ordinary text; 0 = off.",
+    )
     questions: int = Field(default=4000, ge=1, description="Fresh questions practised in one stage.")
     assessment_questions: int = Field(default=48, ge=1, description="Fresh questions of each level before each stage.")
     answer_tokens: int = Field(default=96, ge=1, description="Tokens of an answer at most.")

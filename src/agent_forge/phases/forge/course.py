@@ -27,7 +27,7 @@ from agent_forge.phases.forge.examiner import Examiner, question_json, question_
 from agent_forge.phases.forge.learner import Learner
 from agent_forge.phases.forge.lineage import Lineage
 from agent_forge.phases.forge.night import Night
-from agent_forge.phases.forge.practice import Plan, Practice
+from agent_forge.phases.forge.practice import Plan, Practice, ordinary_rows
 from agent_forge.phases.forge.questions import Question
 from agent_forge.phases.forge.self_modelling import layers_of
 from agent_forge.phases.forge.stability import Alarm, Stability
@@ -97,7 +97,7 @@ class Course:
 
     def batch(self, batches: Batches, number: int) -> Mapping[str, Tensor]:
         """The batch of that number in the running stage, on the device."""
-        return on_device(self.context.device, batches.batch(number))
+        return on_device(self.context.device, {**batches.batch(number), "ordinary": ordinary_rows(batches, number)})
 
     def _begin_stage(self) -> None:
         """Assesses, moves chaos and edge, lets the student answer, and makes the plan."""
@@ -107,6 +107,8 @@ class Course:
         self.edge = edge_level(success, wanted=config.edge_success, advance=config.advance_success)
         if config.chaos_gain > 0:
             self.chaos.follow(success.get(self.edge, 0.0))
+        else:
+            self.chaos.settle(config.chaos)
         shares = {"": uniform(self.levels)}
         if config.sampling != "uniform":
             rates = self.tally.rates() if config.sampling == "edge" else {"": success}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,8 @@ class Learner:
         self_weight: of that prediction.
         special: ids of tokens that are never replaced.
         autocast: type of the forward passes.
+        before: the model that came in, frozen; ordinary text is held to it. None = not held.
+        hold_weight: of the divergence from it.
     """
 
     def __init__(
@@ -38,11 +41,14 @@ class Learner:
         self_weight: float = 0.0,
         special: tuple[int, ...] = (),
         autocast: torch.dtype = torch.float32,
+        before: PreTrainedModel | None = None,
+        hold_weight: float = 0.0,
     ) -> None:
         self.student, self.training = student, training
         self.self_model, self.self_weight = self_model, self_weight
         self.special = torch.tensor(special, dtype=torch.long)
         self.autocast = autocast
+        self.before, self.hold_weight = before, hold_weight
 
     def step(
         self,
@@ -56,7 +62,8 @@ class Learner:
         """One update.
 
         Args:
-            batch: ``input_ids`` and ``labels`` [B, T] (unshifted, −100 = ignored), ``document_ids``.
+            batch: ``input_ids`` and ``labels`` [B, T] (unshifted, −100 = ignored), ``document_ids``, and
+                ``ordinary`` bool [B], true for rows of ordinary text.
             rate: factor on the peak learning rates.
             chaos: strength of the disturbances.
             generator: of the disturbances, on the CPU.
@@ -105,13 +112,26 @@ class Learner:
     def _loss(self, shown: Mapping[str, Tensor], wanted: Tensor) -> tuple[Tensor, dict[str, float]]:
         labels = wanted[:, 1:]
         valid = labels != IGNORED
-        if self.self_model is None or not self.self_weight:
-            logits, _ = logits_and_hidden(self.student, shown, self.autocast)
-            loss = F.cross_entropy(logits[:, :-1][valid], labels[valid])
-            return loss, {"forge/loss": float(loss.detach())}
-        with middle_states(self.student) as middle:
+        with middle_states(self.student) if self.self_model and self.self_weight else nullcontext() as middle:
             logits, hidden = logits_and_hidden(self.student, shown, self.autocast)
         loss = F.cross_entropy(logits[:, :-1][valid], labels[valid])
-        own = self.self_model.loss(hidden[:, :-1], middle[-1][:, :-1], valid)
-        parts = {"forge/loss": float(loss.detach()), "forge/self_error": float(own.detach())}
-        return loss + self.self_weight * own, parts
+        parts = {"forge/loss": float(loss.detach())}
+        if self.self_model is not None and middle is not None:
+            own = self.self_model.loss(hidden[:, :-1], middle[-1][:, :-1], valid)
+            parts["forge/self_error"] = float(own.detach())
+            loss = loss + self.self_weight * own
+        if (held := self._held(shown, logits, valid)) is not None:
+            parts["forge/hold_divergence"] = float(held.detach())
+            loss = loss + self.hold_weight * held
+        return loss, parts
+
+    def _held(self, shown: Mapping[str, Tensor], logits: Tensor, valid: Tensor) -> Tensor | None:
+        """KL(model that came in ‖ student) in nats per token of ordinary text; None where there is nothing to hold."""
+        rows = shown.get("ordinary")
+        if self.before is None or not self.hold_weight or rows is None or not bool(valid[rows].any()):
+            return None
+        text, real = {name: value[rows] for name, value in shown.items()}, valid[rows]
+        with torch.no_grad():
+            reference = logits_and_hidden(self.before, text, self.autocast)[0][:, :-1][real].log_softmax(-1)
+        now = logits[rows][:, :-1][real].log_softmax(-1)
+        return F.kl_div(now, reference, reduction="batchmean", log_target=True)

@@ -29,6 +29,7 @@ from agent_forge.optim.ternary_training import TernaryTraining
 from agent_forge.phases.forge import DECLARATION
 from agent_forge.phases.forge.config import ForgePhaseConfig
 from agent_forge.phases.forge.course import Course
+from agent_forge.phases.forge.dreams import copy_of
 from agent_forge.phases.forge.examiner import Examiner
 from agent_forge.phases.forge.learner import Learner
 from agent_forge.phases.forge.measurement import measure
@@ -136,6 +137,8 @@ def _learner(
         self_weight=config.self_modelling_weight,
         special=rows,
         autocast=training_precision(config.precision, context.device),
+        before=copy_of(student) if config.hold_weight and config.text_fraction else None,
+        hold_weight=config.hold_weight,
     )
 
 

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from agent_forge.data.corpora import Corpus
@@ -24,6 +27,7 @@ from agent_forge.phases.forge.tool_dialogues import thinking
 
 # Bytes of text behind a token, at most: what is packed must last for the whole phase.
 _BYTES_PER_TOKEN = 6
+_TEXT = "text-"
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,7 @@ class Practice:
         tokens = config.stages * config.stage_steps * config.batch_size * config.sequence_length
         wanted = max(0.05, config.text_fraction) * tokens * _BYTES_PER_TOKEN
         self.text: dict[str, TokenShard] = {
-            domain: pack(_some(corpus.documents(domain, "train"), wanted * share), tokenizer)
+            domain: whole(pack(_some(corpus.documents(domain, "train"), wanted * share), tokenizer))
             for domain, share in self.mixture.items()
         }
 
@@ -162,8 +166,8 @@ class Practice:
 
     def _laid(self, shards: dict[str, TokenShard], weights: dict[str, float], text: float, name: str) -> Batches:
         if text > 0:
-            shards |= {f"text-{domain}": shard for domain, shard in self.text.items()}
-            weights |= {f"text-{domain}": text * share for domain, share in self.mixture.items()}
+            shards |= {f"{_TEXT}{domain}": shard for domain, shard in self.text.items()}
+            weights |= {f"{_TEXT}{domain}": text * share for domain, share in self.mixture.items()}
         shards, weights = with_habit(shards, weights, self.thoughts)
         return Batches(
             shards,
@@ -174,6 +178,22 @@ class Practice:
             mask_prompts=True,
             pad_id=self.tokenizer.pad_token_id or 0,
         )
+
+
+def ordinary_rows(batches: Batches, number: int) -> Tensor:
+    """Which rows of batch ``number`` are ordinary text, bool [B]."""
+    first = number * batches.batch_size
+    rows = range(first, first + batches.batch_size)
+    return torch.tensor([batches.window_of(row)[0].startswith(_TEXT) for row in rows])
+
+
+def whole(shard: TokenShard) -> TokenShard:
+    """The same text with nothing given: what the user says is predicted too.
+
+    Ordinary text is kept as pretraining read it. With its questions masked a model forgets how questions go on, and
+    that alone costs several percent in bits per byte.
+    """
+    return replace(shard, prompted=np.zeros(len(shard.prompted), np.uint8))
 
 
 def _some(documents: Sequence[Document], num_bytes: float) -> list[Document]:

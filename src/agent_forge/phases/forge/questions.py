@@ -14,6 +14,7 @@ from agent_forge.data.corpora import Corpus
 from agent_forge.data.documents import Document, Split, Task
 from agent_forge.data.synthetic_world import MAKERS
 from agent_forge.data.synthetic_world.drills import drill
+from agent_forge.data.synthetic_world.tools import tool_question
 from agent_forge.data.synthetic_world.words import Item
 
 SOURCES: Mapping[str, Callable[[int, int, int], Item]] = {**MAKERS, "drills": drill}
@@ -96,13 +97,19 @@ class Questions:
         return {level: self.draw(level, split, count)[0] for level in levels}
 
     def _item(self, level: int, number: int, place: int, split: Split) -> Question | None:
-        item = SOURCES[self.domains[place]](self.seed, _FIRST + number, level)
+        item = self._made(self.domains[place], _FIRST + number, level, split)
         if item.split != split or not item.tasks or not item.document.turns:
             return None
         task = item.tasks[0]
         asked = item.document.turns[0][1] == task.prompt
         worked = item.document if asked else Document.chat(_exchange(task), task.domain, level)
         return Question(task, worked, item.key)
+
+    def _made(self, domain: str, number: int, level: int, split: Split) -> Item:
+        """Calls are practised on strangers too, and examined on people whom the tools know."""
+        if domain == "tools":
+            return tool_question(self.seed, number, level, world=None if split == "train" else self.seed)
+        return SOURCES[domain](self.seed, number, level)
 
     def _of_corpus(self, split: Split, level: int) -> list[Question]:
         if self._corpus is None:
