@@ -26,12 +26,13 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from agent_forge.config import build_config
 from agent_forge.data.corpora import Corpus
+from agent_forge.data.thought_habit import habit_tasks
 from agent_forge.data.tokenizer import encode_texts
 from agent_forge.evaluation.tasks import prompt_ids
 from agent_forge.model import CognateConfig, CognateForCausalLM
 from agent_forge.model.checkpoint import load_model
 from agent_forge.model.generation import generate_tokens
-from agent_forge.phases.quietstar.phase import test_tasks
+from agent_forge.phases.quietstar.phase import practice_of
 from agent_forge.phases.quietstar.thought_sampling import (
     Marks,
     place_by_place,
@@ -97,7 +98,7 @@ def overhead(chosen: argparse.Namespace) -> None:
     """Prints what an answer costs with thoughts and without."""
     model, tokenizer = load_model(chosen.model)
     config = build_config(chosen.preset, []).quietstar
-    tasks = test_tasks(config.model_copy(update={"test_tasks": chosen.answers}), 0)
+    tasks = habit_tasks(practice_of(config, 0), chosen.answers)
     asked = {"questions": (prompt_ids(tokenizer, [task.prompt for task in tasks]), True)}
     if chosen.corpus is not None:
         corpus = Corpus.open(chosen.corpus)

@@ -10,7 +10,7 @@ import copy
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from safetensors.torch import save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from agent_forge.contract import Artifacts, Context, one
 from agent_forge.data.corpora import Corpus
 from agent_forge.data.documents import Task
-from agent_forge.data.practice import worked_thoughts
+from agent_forge.data.thought_habit import habit_tasks
 from agent_forge.evaluation.bits_per_byte import mean_bits_per_byte, score_domains
 from agent_forge.evaluation.tasks import exact_match
 from agent_forge.model.checkpoint import save_model
@@ -47,7 +47,8 @@ class Quietstar:
         source = one(inputs, "model")
         model, tokenizer = context.load_model(source)
         corpus = Corpus.open(context.path(one(inputs, "corpus")))
-        tasks = test_tasks(config, context.seed)
+        practice = practice_of(config, context.seed)
+        tasks = habit_tasks(practice, config.test_tasks)
         measured = _before(config, model, tokenizer, corpus, tasks)
         resize = add_thought_tokens(model, tokenizer)
         before = copy.deepcopy(model).requires_grad_(False)
@@ -60,7 +61,7 @@ class Quietstar:
             "config": config.model_dump(mode="json"),
             "seed": context.seed,
             "thought_tokens": resize.to_json(),
-            "practice": {"seed": context.seed, "levels": list(config.levels), "strategies": list(config.strategies)},
+            "practice": practice,
         }
         artifact = context.save_folder("checkpoint", _saved(model, tokenizer, course.head, context, facts), **facts)
         found = run_controls(
@@ -88,14 +89,9 @@ class Quietstar:
         return {"model": artifact}
 
 
-def test_tasks(config: QuietstarConfig, seed: int) -> list[Task]:
-    """Different questions of the test split of the practice, the ways to think in turn."""
-    found: dict[str, Task] = {}
-    for item in worked_thoughts(seed, "test", config.levels, config.strategies):
-        found.setdefault(item.key, item.tasks[0])
-        if len(found) == config.test_tasks:
-            break
-    return list(found.values())
+def practice_of(config: QuietstarConfig, seed: int) -> dict[str, Any]:
+    """The fact ``practice``: what the habit was taught on, for later phases that keep it up."""
+    return {"seed": seed, "levels": list(config.levels), "strategies": list(config.strategies)}
 
 
 def _before(
