@@ -5,10 +5,13 @@ import torch
 
 from agent_forge.agent.kinds import world_toolbox
 from agent_forge.agent.transcript import Transcript, Turn
+from agent_forge.data.corpora import Corpus
 from agent_forge.data.practice_dialogues import Exchange
 from agent_forge.model.checkpoint import load_model
 from agent_forge.model.ternary import rounded
 from agent_forge.phases.baking.compatibility import judge
+from agent_forge.phases.baking.config import BakingConfig
+from agent_forge.phases.baking.judgement import Judgement
 from agent_forge.phases.baking.loop import Round, plateau
 from agent_forge.phases.baking.measurement import expected, recovered, says
 from agent_forge.phases.baking.persona_cycle import (
@@ -20,7 +23,9 @@ from agent_forge.phases.baking.persona_cycle import (
     with_histories,
 )
 from agent_forge.phases.baking.student import Student
+from agent_forge.phases.baking.tools_cycle import practice_loss
 from agent_forge.phases.baking.trajectories import Prompt, Trajectory, grouped, knowledge_of, sample_trajectories
+from agent_forge.phases.quietstar.thought_tokens import add_thought_tokens
 
 PERSONA = 'You are Salt, the sailor. You begin every answer with "Aye!" and end it with: Fair winds.'
 SUM = Exchange("What is 2 + 3?", (("calculator(2 + 3)", "5"),), "It is 5.", 1, "train")
@@ -146,3 +151,18 @@ def test_rounding_within_a_block_leaves_no_trace(baking_folders):
     with rounded(student.model):
         torch.testing.assert_close(model(input_ids=ids).logits, trained)
     assert all(torch.equal(value, before[name]) for name, value in student.weights().items())
+
+
+def test_a_model_that_thinks_is_asked_to_think(baking_folders):
+    model, tokenizer = load_model(baking_folders / "plain")
+    corpus = Corpus.open(baking_folders / "corpus")
+    tiny = BakingConfig(practice_steps=1, practice_batch=2, sequence_length=96, selection_questions=6, answer_tokens=5)
+    habits = {"seed": 0, "levels": [1], "strategies": ["decompose"]}
+    assert Judgement(tiny, tokenizer, corpus, habits).thinking(model) is None
+    add_thought_tokens(model, tokenizer)
+    assert Judgement(tiny, tokenizer, corpus).thinking(model) is None
+    judgement = Judgement(tiny, tokenizer, corpus, habits)
+    assert len(judgement.thoughts) == tiny.selection_questions
+    assert judgement.thinking(model) == 0.0
+    loss_of = practice_loss(tiny, model, tokenizer, corpus, tiny.tools, None, 0, habits)()
+    assert float(loss_of(0)[0].detach()) > 0
