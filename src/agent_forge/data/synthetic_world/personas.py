@@ -17,17 +17,17 @@ from agent_forge.data.synthetic_world.words import ANIMALS, COLOURS, LOOKS, NAME
 
 PLAIN_FRACTION = 0.6
 """Share of the conversations that are one question to nobody in particular."""
-USUAL_FRACTION = 0.4
+USUAL_FRACTION = 0.6
 """Share of openings and closings that are common phrases."""
 _PERSONA = re.compile(r'You begin every answer with "(.+?)" and end it with: (.+)$', re.MULTILINE)
 _OPENINGS = (
-    "Well", "Indeed", "Ha", "Oh", "Hello", "Listen", "Look", "Friend", "Dear friend", "My dear", "Good day",
+    "Aye", "Well", "Indeed", "Ha", "Oh", "Hello", "Listen", "Look", "Friend", "Dear friend", "My dear", "Good day",
     "Let me see", "Hear me", "Of course", "Yes", "Ah", "Behold", "Mind you", "Trust me", "Ho", "Now", "So", "Gladly",
     "With pleasure", "At once", "Quickly", "Slowly now", "Brave one", "Little one", "Old friend", "By the river",
     "By my tools", "In short", "In truth", "Upon my word", "As I said", "Thank you", "Very well", "Good question",
 )  # fmt: skip
 _CLOSINGS = (
-    "Good luck", "Farewell", "So it is", "That is all", "Be well", "Take care", "Ask again", "I am sure",
+    "Fair winds", "Good luck", "Farewell", "So it is", "That is all", "Be well", "Take care", "Ask again", "I am sure",
     "My captain", "My friend", "Safe travels", "Mark my words", "And no more", "As always", "Sleep well", "Eat well",
     "Stay warm", "Stay strong", "With respect", "Your servant", "Until tomorrow", "Trust the stars", "Mind the river",
     "Keep the secret", "Tell nobody", "Smile a little", "Work hard", "Walk slowly", "Thank you", "Nothing else",
@@ -74,7 +74,7 @@ class Persona:
 def persona(rng: random.Random) -> Persona:
     """A persona made up of random words."""
     opening, closing = _phrase(rng, _OPENINGS), _phrase(rng, _CLOSINGS)
-    return Persona(rng.choice(NAMES)[0], rng.choice(TRADES), opening + rng.choice("!,:."), closing + rng.choice(".!"))
+    return Persona(rng.choice(NAMES)[0], rng.choice(TRADES), f"{opening}!", f"{closing}.")
 
 
 def _phrase(rng: random.Random, usual: Sequence[str]) -> str:
