@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 from agent_forge.config import build_config
+from agent_forge.contract import one
 from agent_forge.phases import load
 from agent_forge.phases.quietstar.measurement import CONTROLS
 from agent_forge.pipeline.memory_context import MemoryContext
@@ -32,6 +34,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--set", action="append", default=[], help="quietstar.key=value")
+    parser.add_argument("--keep", type=Path, help="folder for the checkpoints, one of each seed")
     parser.add_argument("--show", action="store_true", help="print some thoughts")
     chosen = parser.parse_args()
 
@@ -55,9 +58,11 @@ def run(config: object, chosen: argparse.Namespace, seed: int) -> dict[str, obje
             "corpus": context.adopt("corpus", chosen.corpus),
         }
         start, cpu = time.perf_counter(), time.process_time()
-        load("quietstar").run(config, inputs, context)
+        made = one(load("quietstar").run(config, inputs, context), "model")
         row: dict[str, object] = {name.removeprefix("quietstar/"): value for name, value in context.measured.items()}
         row |= {"seed": seed, "seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu}
+        if chosen.keep is not None:
+            shutil.copytree(context.path(made), chosen.keep / f"seed-{seed}", dirs_exist_ok=True)
         page = context.attachments["quietstar"]
         print(json.dumps({**row, "by_kind": page["by_kind"]}), flush=True)
         if chosen.show:

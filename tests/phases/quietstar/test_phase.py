@@ -18,9 +18,9 @@ from agent_forge.pipeline.handoffs import check_handoffs
 from agent_forge.pipeline.memory_context import MemoryContext
 
 GATES = {
-    "quietstar/gain_over_off", "quietstar/sure_gain_over_shuffled", "quietstar/sure_gain_over_filler",
-    "quietstar/coherence", "quietstar/valid_thoughts_fraction", "quietstar/bits_per_byte_ratio",
-    "quietstar/policy_failed",
+    "quietstar/gain_over_off", "quietstar/sure_gain_over_off", "quietstar/sure_gain_over_shuffled",
+    "quietstar/sure_gain_over_filler", "quietstar/coherence", "quietstar/valid_thoughts_fraction",
+    "quietstar/bits_per_byte_ratio", "quietstar/policy_failed",
 }  # fmt: skip
 
 
