@@ -18,7 +18,7 @@ from agent_forge.phases import load
 from agent_forge.phases.baking.config import BakingConfig
 from agent_forge.pipeline.memory_context import MemoryContext
 
-PERSONA = 'You are Salt, the sailor. You begin every answer with "Aye!" and end it with: Fair winds.'
+PERSONA = 'You are Salt, the sailor. You begin every answer with "Aye!" and end it with the words Fair winds.'
 TINY = BakingConfig(
     persona=PERSONA, levels=(1, 2), tools=("calculator", "clock"), practice_steps=3, practice_batch=2,
     sequence_length=96, iterations=2, tools_steps=2, persona_steps=2, trajectories=2, max_questions=2, batch_size=2,

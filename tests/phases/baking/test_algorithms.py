@@ -27,7 +27,7 @@ from agent_forge.phases.baking.tools_cycle import practice_loss
 from agent_forge.phases.baking.trajectories import Prompt, Trajectory, grouped, knowledge_of, sample_trajectories
 from agent_forge.phases.quietstar.thought_tokens import add_thought_tokens
 
-PERSONA = 'You are Salt, the sailor. You begin every answer with "Aye!" and end it with: Fair winds.'
+PERSONA = 'You are Salt, the sailor. You begin every answer with "Aye!" and end it with the words Fair winds.'
 SUM = Exchange("What is 2 + 3?", (("calculator(2 + 3)", "5"),), "It is 5.", 1, "train")
 TOWN = Exchange("Where does Bo Vane live?", (("lookup(town, Bo Vane)", "Aldale"),), "Aldale.", 1, "train")
 IDLE = Exchange("Please repeat after me: hello.", (), "hello.", 2, "train")

@@ -19,7 +19,7 @@ PLAIN_FRACTION = 0.6
 """Share of the conversations that are one question to nobody in particular."""
 USUAL_FRACTION = 0.6
 """Share of openings and closings that are common phrases."""
-_PERSONA = re.compile(r'You begin every answer with "(.+?)" and end it with: (.+)$', re.MULTILINE)
+_PERSONA = re.compile(r'You begin every answer with "(.+?)" and end it with the words (.+)$', re.MULTILINE)
 _OPENINGS = (
     "Aye", "Well", "Indeed", "Ha", "Oh", "Hello", "Listen", "Look", "Friend", "Dear friend", "My dear", "Good day",
     "Let me see", "Hear me", "Of course", "Yes", "Ah", "Behold", "Mind you", "Trust me", "Ho", "Now", "So", "Gladly",
@@ -56,7 +56,7 @@ class Persona:
         """The prompt that asks for this persona."""
         return (
             f"You are {self.name}, the {self.trade}. "
-            f'You begin every answer with "{self.opening}" and end it with: {self.closing}'
+            f'You begin every answer with "{self.opening}" and end it with the words {self.closing}'
         )
 
     def says(self, answer: str) -> str:

@@ -18,7 +18,7 @@ class BakingConfig(BaseModel):
     persona: str = Field(
         default="",
         description="Prompt of the persona; empty = proposed by the model from its own answers. A small model follows "
-        "the form 'You are NAME, the TRADE. You begin every answer with \"…\" and end it with: …'",
+        "the form 'You are NAME, the TRADE. You begin every answer with \"…\" and end it with the words …'",
     )
     levels: tuple[int, ...] = Field(
         default=(1, 2, 3, 4, 5), min_length=1, description="Difficulty of the practice questions, each 1-10."
