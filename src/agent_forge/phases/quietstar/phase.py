@@ -60,7 +60,12 @@ class Quietstar:
             "config": config.model_dump(mode="json"),
             "seed": context.seed,
             "thought_tokens": resize.to_json(),
-            "practice": {"seed": context.seed, "levels": list(config.levels), "strategies": list(config.strategies)},
+            "practice": {
+                "seed": context.seed,
+                "levels": list(config.levels),
+                "strategies": list(config.strategies),
+                "direct_fraction": config.direct_fraction,
+            },
         }
         artifact = context.save_folder("checkpoint", _saved(model, tokenizer, course.head, context, facts), **facts)
         found = run_controls(
