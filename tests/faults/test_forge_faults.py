@@ -18,6 +18,7 @@ from agent_forge.model.ternary_selection import select, special_rows
 from agent_forge.phases.forge import dreams, questions
 from agent_forge.phases.forge.chaos import LIMIT
 from agent_forge.phases.forge.config import ForgePhaseConfig
+from agent_forge.phases.forge.course import LOG_EVERY
 from agent_forge.phases.forge.phase import make_course
 from agent_forge.pipeline.memory_context import MemoryContext
 
@@ -140,18 +141,21 @@ def test_cf2_chaos_of_0_6_is_held_at_its_limit_and_the_run_recovers(course_of, u
     course, context = course_of(chaos=0.0)
     plain = course.learner.step
 
+    used = []
+
     def disturbed(*arguments, seen=[0], **options):  # noqa: B006
         seen[0] += 1
-        if seen[0] == 70:  # in the second of three stages
+        if seen[0] == 75:  # in the second of three stages
             course.chaos.value = 0.6
+        used.append(options["chaos"])
         return plain(*arguments, **options)
 
     course.learner.step = disturbed
     course.run()
     assert course.chaos.refused == 1
-    logged = [metrics["forge/chaos"] for _, metrics in context.logged if "forge/chaos" in metrics]
-    assert max(logged) == LIMIT
-    assert logged[-1] == 0.0
+    assert max(used) == LIMIT
+    assert 0 < sum(chaos > 0 for chaos in used) <= LOG_EVERY
+    assert max(metrics.get("forge/chaos", 0.0) for _, metrics in context.logged) <= LIMIT
     assert math.isfinite(_final_loss(course))
     assert _final_loss(course) - calm < 0.02 * (math.log(300) - calm)
 

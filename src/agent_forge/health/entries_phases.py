@@ -182,7 +182,7 @@ LATER_PHASES: tuple[Failure, ...] = (
         cause="a curriculum that is too hard too soon, a poisoned batch, a rate that is too high", phases=("forge",),
         measured="forge/loss and forge/gradient_norm; accuracy on what was passed",
         threshold="not finite; variance > 0.5 or a rise > 1 nat over 20 steps; norm > 50 medians; accuracy − 0.4",
-        mitigation="last stable state; chaos and rate halved; the data that led there are passed over",
+        mitigation="last stable state, past the data that led there; chaos halved, the second time the rate too",
         fallback="stop with its diagnosis after three returns within a stage",
         advice="lower forge.learning_rate or forge.chaos",
         signals=(

@@ -177,6 +177,8 @@ class Course:
     def _one_step(self, batches: Batches) -> bool:
         """One step; False where it led back to a stable state."""
         watched = self.step % LOG_EVERY == 0
+        if watched and not self.config.chaos_gain:  # nobody asked for more than the configuration says
+            self.chaos.value = min(self.chaos.value, self.config.chaos)
         rate = self._rate() * self.rate_factor
         try:
             figures = self.learner.step(
@@ -247,7 +249,9 @@ class Course:
         return None
 
     def _restore(self, alarm: Alarm) -> None:
-        """Back to the newest stable state, with half the chaos and half the rate, past the data that led here."""
+        """Back to the newest stable state, with half the chaos, past the data that led here; the second time in a stage
+        with half the rate, too.
+        """
         failed, sound = self._position(), self.stability.record(alarm)
         self.context.warn("CF2", f"stage {self.stage}: {alarm.sentence()}", **{"measured": alarm.measured})
         if not sound:
@@ -261,7 +265,8 @@ class Course:
         self.skipped += self.step - at + 1
         self.step = at
         self.chaos.halve()
-        self.rate_factor *= 0.5
+        if self.stability.restores > 1:
+            self.rate_factor *= 0.5
 
     def _rate(self) -> float:
         done = self._position() / (self.config.stages * self.config.stage_steps)

@@ -3,7 +3,8 @@
 A step is alarming when its loss or gradient norm is not finite, when the losses of a window vary by more than 0.5
 around their trend or have risen by more than a bound, or when a gradient norm is many times its median. After an
 assessment, a collapse of accuracy is alarming too. What follows is the same for all: the newest stable state comes
-back, chaos and rate are halved, and the data that led there are passed over. After three returns within a stage
+back, chaos is halved, and the data that led there are passed over; from the second return of a stage on the rate is
+halved too (one bad batch says nothing about the rate). After three returns within a stage
 training stops with its diagnosis: a fourth would hide what is wrong.
 """
 
