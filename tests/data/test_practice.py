@@ -105,6 +105,13 @@ def test_later_phases_go_on_practising_and_only_with_models_that_think():
     add_thoughts(tokenizer)
     assert habit(tokenizer, None) is None
     assert with_habit(shards, mixture, None) == (shards, mixture)
+    marks = [
+        int((habit(tokenizer, {**practice, "direct_fraction": x}, items=200).tokens == thought_ids(tokenizer)[0]).sum())
+        for x in (0.0, 0.25, 1.0)
+    ]
+    assert marks[0] == 200
+    assert 130 < marks[1] < 170
+    assert marks[2] == 0
     found, weights = with_habit(shards, mixture, habit(tokenizer, practice, items=20), fraction=0.1)
     assert weights == {"stories": 9.0, DOMAIN: pytest.approx(1.0)}
     assert (found[DOMAIN].tokens == thought_ids(tokenizer)[0]).sum() == 20

@@ -21,13 +21,20 @@ def habit(
 
     Args:
         tokenizer: of the model.
-        practice: the fact ``practice`` of a checkpoint that phase 3 taught (seed, levels, strategies), else None.
-        items: worked thoughts.
+        practice: the fact ``practice`` of a checkpoint that phase 3 taught (seed, levels, strategies, and the share of
+            questions that are answered at once), else None.
+        items: questions.
     """
     if practice is None or not has_thoughts(tokenizer):
         return None
     worked = worked_thoughts(int(practice["seed"]), "train", practice["levels"], practice["strategies"])
-    return pack((item.document for item in islice(worked, items)), tokenizer)
+    at_once = float(practice.get("direct_fraction", 0.0)) * 2**32
+    documents = (
+        # a share of the questions, told by the end of their key: its beginning says which split they belong to
+        item.document.without_thoughts() if int(item.key[-8:], 16) < at_once else item.document
+        for item in islice(worked, items)
+    )
+    return pack(documents, tokenizer)
 
 
 def habit_tasks(practice: Mapping[str, Any], count: int, split: Split = "test") -> list[Task]:

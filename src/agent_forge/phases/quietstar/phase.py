@@ -61,7 +61,16 @@ class Quietstar:
             "config": config.model_dump(mode="json"),
             "seed": context.seed,
             "thought_tokens": resize.to_json(),
+<<<<<<< HEAD
             "practice": practice,
+=======
+            "practice": {
+                "seed": context.seed,
+                "levels": list(config.levels),
+                "strategies": list(config.strategies),
+                "direct_fraction": config.direct_fraction,
+            },
+>>>>>>> main
         }
         artifact = context.save_folder("checkpoint", _saved(model, tokenizer, course.head, context, facts), **facts)
         found = run_controls(
