@@ -61,16 +61,7 @@ class Quietstar:
             "config": config.model_dump(mode="json"),
             "seed": context.seed,
             "thought_tokens": resize.to_json(),
-<<<<<<< HEAD
             "practice": practice,
-=======
-            "practice": {
-                "seed": context.seed,
-                "levels": list(config.levels),
-                "strategies": list(config.strategies),
-                "direct_fraction": config.direct_fraction,
-            },
->>>>>>> main
         }
         artifact = context.save_folder("checkpoint", _saved(model, tokenizer, course.head, context, facts), **facts)
         found = run_controls(
@@ -100,7 +91,12 @@ class Quietstar:
 
 def practice_of(config: QuietstarConfig, seed: int) -> dict[str, Any]:
     """The fact ``practice``: what the habit was taught on, for later phases that keep it up."""
-    return {"seed": seed, "levels": list(config.levels), "strategies": list(config.strategies)}
+    return {
+        "seed": seed,
+        "levels": list(config.levels),
+        "strategies": list(config.strategies),
+        "direct_fraction": config.direct_fraction,
+    }
 
 
 def _before(
