@@ -84,6 +84,12 @@ class Judgement:
         )
         return [{"prompted": prompted, **verdict.to_json()} for verdict in found]
 
+    def first_verdicts(self, model: PreTrainedModel, worlds: Worlds, tools: Sequence[str]) -> list[dict[str, Any]]:
+        """Verdicts with the list of tools in context, or without it where the model does no worse without."""
+        told, untold = (self.verdicts(model, worlds, tools, prompted=told) for told in (True, False))
+        means = [sum(row["accuracy"] or 0.0 for row in rows) for rows in (told, untold)]
+        return told if means[0] > means[1] else untold
+
     def round(
         self,
         model: PreTrainedModel,

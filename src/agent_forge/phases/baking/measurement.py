@@ -168,11 +168,16 @@ def baseline(
     prompt: str,
     asked: tuple[Toolbox, list[Exchange]],
     split: Split,
+    *,
+    told: bool = True,
 ) -> Baseline:
-    """Measures what the prompts do to a model that nothing was baked into, on held-out questions."""
+    """Measures what the prompts do to a model that nothing was baked into, on held-out questions.
+
+    ``told`` says whether the list of tools is one of the prompts.
+    """
     toolbox, questions = asked
     few = questions[: config.selection_questions]
-    line = toolbox.prompt() if len(toolbox) else ""
+    line = toolbox.prompt() if told and len(toolbox) else ""
     said = {}
     for name, told in (("prompted", Prompt(prompt, line)), ("unprompted", Prompt())):
         said[name] = sample_trajectories(

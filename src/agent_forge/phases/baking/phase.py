@@ -60,7 +60,8 @@ class Baking:
         steps = config.practice_steps + config.iterations * (config.tools_steps + config.persona_steps)
         course = Course(context, student, total=steps + config.recovery_steps, checkpoint_every=config.checkpoint_every)
         prompt, tools, verdicts = self._practise(config, course, corpus, judgement, habits)
-        rounds, ended = self._bake(config, course, corpus, judgement, (prompt, tools, text_before["selection"]))
+        told = any(row["prompted"] for row in verdicts)
+        rounds, ended = self._bake(config, course, corpus, judgement, (prompt, tools, told, text_before["selection"]))
         final = student.weights()
         # Questions to dropped tools are asked, too.
         whole = _worlds(config, corpus, context.seed, config.tools)
@@ -68,7 +69,7 @@ class Baking:
         student.load(course.kept["practised"])
         with rounded(student.model):
             toolbox, questions = asked[-1]
-            unbaked = baseline(config, model, tokenizer, prompt, (toolbox.only(tools), questions), "test")
+            unbaked = baseline(config, model, tokenizer, prompt, (toolbox.only(tools), questions), "test", told=told)
         student.load(final)
         # Rounding for good is part of what the last verdict is about.
         student.finish()
@@ -87,7 +88,13 @@ class Baking:
             measured["baking/thinking_before"], measured["baking/thinking"] = thinking, judgement.thinking(baked) or 0.0
         measured["baking/tools_dropped"] = float(len(config.tools) - len(tools))
         context.report(measured)
-        story = {"persona": prompt, "rounds": [vars(entry) for entry in rounds], "ended": ended, "tools": verdicts}
+        story = {
+            "persona": prompt,
+            "rounds": [vars(entry) for entry in rounds],
+            "ended": ended,
+            "tools": verdicts,
+            "tools_told": told,
+        }
         context.attach("baking", {**story, **page, "measured": measured})
         return {"model": context.save_folder("checkpoint", folder, **facts)}
 
@@ -105,7 +112,7 @@ class Baking:
         course.segment("practice", config.practice_steps, prepare, learning_rate=config.learning_rate, whole=True)
         worlds = _worlds(config, corpus, context.seed, config.tools)
         verdicts: list[dict[str, Any]] = course.remember(
-            "verdicts", lambda: judgement.verdicts(model, worlds, config.tools, prompted=True)
+            "verdicts", lambda: judgement.first_verdicts(model, worlds, config.tools)
         )
         if "tools 0" not in course.finished:
             course.keep("practised")
@@ -117,10 +124,10 @@ class Baking:
         course: Course,
         corpus: Corpus,
         judgement: Judgement,
-        told: tuple[str, list[str], float],
+        given: tuple[str, list[str], bool, float],
     ) -> tuple[list[Round], str]:
         """The rounds, then both prompts together on the weights that will be rounded."""
-        prompt, tools, text_before = told
+        prompt, tools, told, text_before = given
         worlds = _worlds(config, corpus, course.context.seed, tools)
         model, tokenizer = course.student.model, course.student.tokenizer
         idle = list(islice(exchanges(79, config.levels, "selection", tools=()), config.selection_questions))
@@ -131,7 +138,7 @@ class Baking:
         rounds, ended = alternate(
             course,
             [
-                partial(tools_cycle, config, course, corpus, tools),
+                partial(tools_cycle, config, course, corpus, tools, told),
                 partial(persona_cycle, config, course, corpus, tools, prompt),
             ],
             lambda: judgement.round(course.student.model, worlds, tools, prompt, made, text_before),
@@ -141,7 +148,7 @@ class Baking:
             target=config.target,
             kept=config.kept_checkpoints,
         )
-        joint_cycle(config, course, corpus, tools, prompt)
+        joint_cycle(config, course, corpus, tools, prompt, told)
         return rounds, ended
 
     def _facts(

@@ -171,8 +171,13 @@ def mixed_loss(
     return loss_of
 
 
-def tools_cycle(config: BakingConfig, course: Course, corpus: Corpus, tools: Sequence[str], number: int) -> None:
-    """Bakes the list of tools, on questions about people who are new in every round."""
+def tools_cycle(
+    config: BakingConfig, course: Course, corpus: Corpus, tools: Sequence[str], told: bool, number: int
+) -> None:
+    """Bakes the list of tools, on questions about people who are new in every round.
+
+    Without ``told`` there is nothing to bake: the model does as well without the list.
+    """
     bake_prompt(
         config,
         course,
@@ -181,18 +186,20 @@ def tools_cycle(config: BakingConfig, course: Course, corpus: Corpus, tools: Seq
         lambda: fresh_questions(config, course.context.seed + 101 * (number + 1), tools),
         f"tools {number}",
         tools=tools,
-        steps=config.tools_steps if tools else 0,
+        steps=config.tools_steps if tools and told else 0,
         strength=config.strength,
     )
 
 
-def joint_cycle(config: BakingConfig, course: Course, corpus: Corpus, tools: Sequence[str], persona: str) -> None:
+def joint_cycle(
+    config: BakingConfig, course: Course, corpus: Corpus, tools: Sequence[str], persona: str, told: bool
+) -> None:
     """Bakes both prompts together at full strength, the last training before the weights are rounded for good."""
     bake_prompt(
         config,
         course,
         corpus,
-        Prompt(persona, tools_prompt(tools)),
+        Prompt(persona, tools_prompt(tools) if told else ""),
         lambda: fresh_questions(config, course.context.seed + 107, tools),
         "recovery",
         tools=tools,
