@@ -8,7 +8,7 @@ import pytest
 from agent_forge.data.documents import Document
 from agent_forge.data.packing import pack
 from agent_forge.data.practice import DOMAIN, STRATEGIES, worked_thought, worked_thoughts
-from agent_forge.data.thought_habit import habit, with_habit
+from agent_forge.data.thought_habit import habit, habit_tasks, with_habit
 from agent_forge.data.tokenizer import add_thoughts, thought_ids, train_tokenizer
 
 
@@ -115,3 +115,11 @@ def test_later_phases_go_on_practising_and_only_with_models_that_think():
     found, weights = with_habit(shards, mixture, habit(tokenizer, practice, items=20), fraction=0.1)
     assert weights == {"stories": 9.0, DOMAIN: pytest.approx(1.0)}
     assert (found[DOMAIN].tokens == thought_ids(tokenizer)[0]).sum() == 20
+
+
+def test_questions_end_where_a_practice_has_no_more_different_ones():
+    short = {"seed": 0, "levels": [1], "strategies": ["doubt"]}
+    found = habit_tasks(short, 500)
+    assert 10 < len(found) < 500
+    assert len({task.prompt for task in found}) == len(found)
+    assert habit_tasks(short, 10) == found[:10]

@@ -1,4 +1,6 @@
-"""Failures of phase 5, injected for real: CF2 (chaos, a poisoned batch, a rate that spikes), PR5, RISK-004."""
+"""Failures of phase 5, injected for real: CF2 (chaos, a poisoned batch, a rate that spikes, losses that swing, accuracy
+that collapses), PR5, RISK-002, RISK-004.
+"""
 
 import math
 
@@ -160,6 +162,48 @@ def test_cf2_chaos_of_0_6_is_held_at_its_limit_and_the_run_recovers(course_of, u
     assert _final_loss(course) - calm < 0.02 * (math.log(300) - calm)
 
 
+def test_cf2_accuracy_that_collapses_within_a_stage_is_turned_back(course_of, undisturbed):
+    calm = _calm(course_of, undisturbed)
+    course, context = course_of()
+    plain, asked = course._end_stage, []
+
+    def ruined():
+        # The injection: once the level is passed, the weights are ruined behind the watch on losses.
+        if course.best and not asked:
+            asked.append(course.stage)
+            with torch.no_grad():
+                for parameter in course.learner.student.parameters():
+                    parameter.zero_()
+        return plain()
+
+    course._end_stage = ruined
+    course.run()
+    assert asked, "no stage passed the level, so nothing could collapse"
+    assert [failure for failure, _, _ in context.warnings] == ["CF2"]
+    assert "accuracy collapse" in context.warnings[0][1]
+    assert course.rows[asked[0]]["restores"] == 1
+    assert _final_loss(course) - calm < 0.02 * (math.log(300) - calm)
+
+
+def test_cf2_losses_that_swing_are_turned_back(course_of):
+    course, context = course_of()
+    plain = course.learner._loss
+
+    def swinging(shown, wanted, seen=[0]):  # noqa: B006
+        # The injection: for ten steps every second batch asks for something else than the one before.
+        seen[0] += 1
+        if 100 <= seen[0] < 110 and seen[0] % 2:
+            valid = wanted != -100
+            wanted = torch.where(valid, (wanted + 137) % 300, wanted)
+        return plain(shown, wanted)
+
+    course.learner._loss = swinging
+    course.run()
+    assert {failure for failure, _, _ in context.warnings} == {"CF2"}
+    assert "loss variance" in context.warnings[0][1]
+    assert all(bool(p.isfinite().all()) for p in course.learner.student.parameters())
+
+
 def test_pr5_a_dream_that_is_wrong_is_never_trained_on(course_of, monkeypatch):
     course, _ = course_of(dream_band=(1.0, 1e9))
     course.run()
@@ -211,6 +255,21 @@ def test_risk_004_learning_stalls_without_the_estimator_and_is_reported(course_o
     assert "RISK-004" in {failure for failure, _, _ in context.warnings}
     assert all(torch.equal(course.learner.student.get_parameter(name), value) for name, value in before.items())
     assert _final_loss(course) > calm + 0.2
+
+
+def test_risk_002_special_rows_are_put_back_and_would_move_without(course_of):
+    moved = {}
+    for guarded in (True, False):
+        course, _ = course_of(stages=1, stage_steps=10)
+        training, tables = course.learner.training, dict(course.learner.student.named_parameters())
+        before = {name: tables[name].detach()[list(rows)].clone() for name, (rows, _) in training.protected.items()}
+        assert before
+        if not guarded:  # The injection: nobody puts the rows back.
+            training.put_back = lambda: None
+        course.run()
+        after = {name: tables[name].detach()[list(rows)] for name, (rows, _) in training.protected.items()}
+        moved[guarded] = any(not torch.equal(after[name], rows) for name, rows in before.items())
+    assert moved == {True: False, False: True}
 
 
 def _latent(course):

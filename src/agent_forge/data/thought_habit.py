@@ -13,6 +13,9 @@ from agent_forge.data.packing import TokenShard, pack
 from agent_forge.data.practice import DOMAIN, worked_thoughts
 from agent_forge.data.tokenizer import has_thoughts
 
+# Repetitions in a row after which no other question is expected.
+_MISSES = 1000
+
 
 def habit(
     tokenizer: PreTrainedTokenizerBase, practice: Mapping[str, Any] | None, *, items: int = 4000
@@ -42,13 +45,15 @@ def habit_tasks(practice: Mapping[str, Any], count: int, split: Split = "test") 
 
     Args:
         practice: the fact ``practice`` of a checkpoint (seed, levels, strategies).
-        count: how many.
+        count: how many; fewer come where the practice has no more (few short questions differ at level 1).
         split: that they belong to.
     """
     found: dict[str, Task] = {}
+    repeated = 0
     for item in worked_thoughts(int(practice["seed"]), split, practice["levels"], practice["strategies"]):
+        repeated = repeated + 1 if item.key in found else 0
         found.setdefault(item.key, item.tasks[0])
-        if len(found) >= count:
+        if len(found) >= count or repeated >= _MISSES:
             break
     return list(found.values())
 

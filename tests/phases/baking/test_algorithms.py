@@ -6,7 +6,9 @@ import torch
 from agent_forge.agent.kinds import world_toolbox
 from agent_forge.agent.transcript import Transcript, Turn
 from agent_forge.data.corpora import Corpus
+from agent_forge.data.packing import IGNORED
 from agent_forge.data.practice_dialogues import Exchange
+from agent_forge.data.tokenizer import thought_ids
 from agent_forge.model.checkpoint import load_model
 from agent_forge.model.ternary import rounded
 from agent_forge.phases.baking.compatibility import judge
@@ -23,7 +25,7 @@ from agent_forge.phases.baking.persona_cycle import (
     with_histories,
 )
 from agent_forge.phases.baking.student import Student
-from agent_forge.phases.baking.tools_cycle import practice_loss
+from agent_forge.phases.baking.tools_cycle import practice_batches, practice_loss
 from agent_forge.phases.baking.trajectories import Prompt, Trajectory, grouped, knowledge_of, sample_trajectories
 from agent_forge.phases.quietstar.thought_tokens import add_thought_tokens
 
@@ -164,5 +166,30 @@ def test_a_model_that_thinks_is_asked_to_think(baking_folders):
     judgement = Judgement(tiny, tokenizer, corpus, habits)
     assert len(judgement.thoughts) == tiny.selection_questions
     assert judgement.thinking(model) == 0.0
-    loss_of = practice_loss(tiny, model, tokenizer, corpus, tiny.tools, None, 0, habits)()
-    assert float(loss_of(0)[0].detach()) > 0
+
+
+def test_practice_learns_its_answers_ordinary_text_whole_and_thoughts_where_there_are_any(baking_folders):
+    model, tokenizer = load_model(baking_folders / "plain")
+    corpus = Corpus.open(baking_folders / "corpus")
+    tiny = BakingConfig(practice_steps=1, practice_batch=4, sequence_length=96, text_fraction=0.5)
+    add_thought_tokens(model, tokenizer)
+    user, thought = tokenizer.convert_tokens_to_ids("<|user|>"), thought_ids(tokenizer)[0]
+    habits = {"seed": 0, "levels": [1], "strategies": ["decompose"]}
+    plain, thinking = (practice_batches(tiny, tokenizer, corpus, tiny.tools, None, 0, told) for told in (None, habits))
+    asked, thoughts = {"practice": 0, "text": 0}, 0
+    for row in range(64):
+        batch, place = plain.batch(row // 4), row % 4
+        domain = plain.window_of(row)[0].partition("/")[0]
+        ids, labels = batch["input_ids"][place], batch["labels"][place]
+        # the token behind each mark of a user's turn: is it learned?
+        behind = [at + 1 for at in range(95) if int(ids[at]) == user]
+        learned = sum(int(labels[at]) != IGNORED for at in behind)
+        assert learned == (len(behind) if domain == "text" else 0)
+        asked[domain] += len(behind)
+        thoughts += int((thinking.batch(row // 4)["input_ids"][place] == thought).sum())
+        assert not (ids == thought).any()
+    assert asked["text"] > 0
+    assert asked["practice"] > 0
+    assert thoughts > 0
+    loss = practice_loss(tiny, model, tokenizer, corpus, tiny.tools, None, 0, habits)()(0)[0]
+    assert bool(loss.isfinite())

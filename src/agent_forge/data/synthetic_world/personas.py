@@ -102,10 +102,9 @@ def tool_conversation(seed: int, number: int, level: int) -> Item:
         return first
     who = persona(rng)
     turns: list[Turn] = [("system", who.prompt)]
-    tasks = list(first.tasks)
     for place in range(rng.choice((1, 1, 2, 3))):
         item = tool_question(seed, 3 * number + place, level)
         if item.split == first.split:
             *others, (role, answer) = item.document.turns
             turns += [*others, (role, who.says(answer))]
-    return Item(Document.chat(turns, "tools", level), tuple(tasks), first.key)
+    return Item(Document.chat(turns, "tools", level), first.tasks, first.key)

@@ -4,7 +4,7 @@ from agent_forge.contract import Declaration
 
 DECLARATION = Declaration(
     name="baking",
-    version=2,  # lookup(what, person)
+    version=3,  # ordinary text in practice is read whole
     consumes={"model": "checkpoint", "corpus": "corpus"},
     produces={"model": "checkpoint"},
 )

@@ -64,7 +64,9 @@ class BakingConfig(BaseModel):
     learning_rate: float = Field(default=4e-3, gt=0, description="Peak rate of practice.")
     baking_learning_rate: float = Field(default=2e-3, gt=0, description="Peak rate of baking and recovery.")
     recovery_steps: int = Field(
-        default=20, ge=0, description="Steps after the last quantization, against the model before it."
+        default=20,
+        ge=0,
+        description="Steps that bake both prompts together, at full strength, before the weights are rounded for good.",
     )
     window: int = Field(default=3, ge=1, description="Rounds without gain after which the loop stops.")
     minimum_gain: float = Field(default=0.01, ge=0, description="Relative gain of the score that counts.")

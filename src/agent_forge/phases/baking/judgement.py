@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from agent_forge.agent.toolbox import Toolbox
 from agent_forge.data.corpora import Corpus
-from agent_forge.data.documents import Split
+from agent_forge.data.documents import Split, Task
 from agent_forge.data.practice_dialogues import Exchange
 from agent_forge.data.thought_habit import habit_tasks
 from agent_forge.data.tokenizer import has_thoughts
@@ -52,8 +52,9 @@ class Judgement:
         practice: Mapping[str, Any] | None = None,
     ) -> None:
         self.config, self.tokenizer, self.corpus = config, tokenizer, corpus
-        thinks = practice is not None and has_thoughts(tokenizer)
-        self.thoughts = habit_tasks(practice, config.selection_questions) if practice is not None and thinks else []
+        self.thoughts: list[Task] = []
+        if practice is not None and has_thoughts(tokenizer):
+            self.thoughts = habit_tasks(practice, config.selection_questions)
 
     def thinking(self, model: PreTrainedModel) -> float | None:
         """Share of the questions of phase 3's test split answered right after a thought; None without the habit."""

@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from agent_forge.agent.kinds import world_toolbox
 from agent_forge.data.corpora import Corpus
-from agent_forge.data.packing import Batches, pack
+from agent_forge.data.packing import Batches, pack, whole
 from agent_forge.data.practice_dialogues import Exchange, Persona, exchanges, practice
 from agent_forge.data.thought_habit import habit, with_habit
 from agent_forge.model.forward import logits_and_hidden, on_device
@@ -52,26 +52,7 @@ def practice_loss(
     """
 
     def prepare() -> Loss:
-        tokens = config.practice_steps * config.practice_batch * config.sequence_length * (1 - config.text_fraction)
-        count = max(64, round(tokens / _DIALOGUE_TOKENS))
-        documents = islice(practice(seed, config.levels, tools=tools, not_persona=not_persona), count)
-        shards = {"practice": pack(documents, tokenizer)}
-        weights = {"practice": 1 - config.text_fraction}
-        for domain, weight in corpus.mixture().items():
-            if config.text_fraction:
-                shards[f"text/{domain}"] = pack(corpus.documents(domain, "train")[:_TEXTS], tokenizer)
-                weights[f"text/{domain}"] = config.text_fraction * weight
-        shards, weights = with_habit(shards, weights, habit(tokenizer, habits))
-        batches = Batches(
-            shards,
-            weights,
-            sequence_length=config.sequence_length,
-            batch_size=config.practice_batch,
-            seed=seed,
-            mask_prompts=True,
-            pad_id=tokenizer.pad_token_id or 0,
-        )
-
+        batches = practice_batches(config, tokenizer, corpus, tools, not_persona, seed, habits)
         device = next(model.parameters()).device
         autocast = training_precision(config.precision, str(device))
 
@@ -86,6 +67,37 @@ def practice_loss(
         return loss_of
 
     return prepare
+
+
+def practice_batches(
+    config: BakingConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    corpus: Corpus,
+    tools: Sequence[str],
+    not_persona: Persona | None,
+    seed: int,
+    habits: Mapping[str, Any] | None = None,
+) -> Batches:
+    """What `practice_loss` reads: dialogues from the answers on, ordinary text whole, worked thoughts if there are."""
+    tokens = config.practice_steps * config.practice_batch * config.sequence_length * (1 - config.text_fraction)
+    count = max(64, round(tokens / _DIALOGUE_TOKENS))
+    documents = islice(practice(seed, config.levels, tools=tools, not_persona=not_persona), count)
+    shards = {"practice": pack(documents, tokenizer)}
+    weights = {"practice": 1 - config.text_fraction}
+    for domain, weight in corpus.mixture().items():
+        if config.text_fraction:
+            shards[f"text/{domain}"] = whole(pack(corpus.documents(domain, "train")[:_TEXTS], tokenizer))
+            weights[f"text/{domain}"] = config.text_fraction * weight
+    shards, weights = with_habit(shards, weights, habit(tokenizer, habits))
+    return Batches(
+        shards,
+        weights,
+        sequence_length=config.sequence_length,
+        batch_size=config.practice_batch,
+        seed=seed,
+        mask_prompts=True,
+        pad_id=tokenizer.pad_token_id or 0,
+    )
 
 
 def bake_prompt(

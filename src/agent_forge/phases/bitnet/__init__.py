@@ -4,7 +4,7 @@ from agent_forge.contract import Declaration
 
 DECLARATION = Declaration(
     name="bitnet",
-    version=2,
+    version=3,  # thoughts go on
     consumes={"model": "checkpoint", "corpus": "corpus"},
     produces={"model": "checkpoint"},
 )

@@ -12,9 +12,9 @@ are weights of one layer chosen by size, here they are layers chosen by measured
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from agent_forge.model.ternary import FOUR_BITS, TERNARY, TWO_BITS, Layout
+from agent_forge.model.ternary import FOUR_BITS, TERNARY, TWO_BITS
 
 RUNGS = (TERNARY, TWO_BITS, FOUR_BITS, 0)
 """Levels in the order in which they are tried; 0 stands for fp16."""
@@ -116,8 +116,3 @@ def raise_levels(names: Sequence[str], levels: Mapping[str, int]) -> dict[str, i
     lowest = [name for name in names if RUNGS.index(levels[name]) == rung]
     raised = lowest[len(lowest) // 2 :]
     return {**levels, **{name: RUNGS[min(rung + 1, len(RUNGS) - 1)] for name in raised}}
-
-
-def layout_at(base: Layout, levels: int) -> Layout:
-    """``base`` with other levels; the group size stays."""
-    return replace(base, levels=levels)

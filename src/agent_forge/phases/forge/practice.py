@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from agent_forge.data.corpora import Corpus
 from agent_forge.data.documents import Document
-from agent_forge.data.packing import Batches, TokenShard, pack
+from agent_forge.data.packing import Batches, TokenShard, pack, whole
 from agent_forge.data.thought_habit import with_habit
 from agent_forge.data.tokenizer import encode_documents, has_thoughts
 from agent_forge.errors import ConfigError
@@ -185,15 +184,6 @@ def ordinary_rows(batches: Batches, number: int) -> Tensor:
     first = number * batches.batch_size
     rows = range(first, first + batches.batch_size)
     return torch.tensor([batches.window_of(row)[0].startswith(_TEXT) for row in rows])
-
-
-def whole(shard: TokenShard) -> TokenShard:
-    """The same text with nothing given: what the user says is predicted too.
-
-    Ordinary text is kept as pretraining read it. With its questions masked a model forgets how questions go on, and
-    that alone costs several percent in bits per byte.
-    """
-    return replace(shard, prompted=np.zeros(len(shard.prompted), np.uint8))
 
 
 def _some(documents: Sequence[Document], num_bytes: float) -> list[Document]:

@@ -4,7 +4,7 @@ from agent_forge.contract import Declaration
 
 DECLARATION = Declaration(
     name="quietstar",
-    version=1,
+    version=2,  # the fact practice names direct_fraction; a convolution thinks in parallel
     consumes={"model": "checkpoint", "corpus": "corpus"},
     produces={"model": "checkpoint"},
 )
