@@ -14,13 +14,10 @@ from typing import Any, ClassVar
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from agent_forge.agent.kinds import world_toolbox
-from agent_forge.agent.knowledge import Knowledge
 from agent_forge.agent.toolbox import Toolbox
 from agent_forge.contract import Artifacts, Context, one
 from agent_forge.data.corpora import Corpus
 from agent_forge.data.practice_dialogues import Persona, exchanges
-from agent_forge.data.world_knowledge import world_records
 from agent_forge.model.checkpoint import load_model, save_model
 from agent_forge.model.ternary import is_exactly_ternary, rounded
 from agent_forge.model.ternary_checkpoint import load_packed, save_ternary
@@ -28,15 +25,12 @@ from agent_forge.model.ternary_selection import select
 from agent_forge.phases.baking import DECLARATION
 from agent_forge.phases.baking.config import BakingConfig
 from agent_forge.phases.baking.course import Course
-from agent_forge.phases.baking.judgement import Judgement
+from agent_forge.phases.baking.judgement import Judgement, worlds_of
 from agent_forge.phases.baking.loop import Round, alternate
 from agent_forge.phases.baking.measurement import baseline, persona_choices, questions_about
 from agent_forge.phases.baking.persona_cycle import Choice, persona_cycle, propose_persona
 from agent_forge.phases.baking.student import Student
 from agent_forge.phases.baking.tools_cycle import joint_cycle, practice_loss, tools_cycle
-
-_UNSEEN_WORLD = 1_000_003
-"""Added to the seed: a world whose people occur nowhere in training."""
 
 
 class Baking:
@@ -64,7 +58,7 @@ class Baking:
         rounds, ended = self._bake(config, course, corpus, judgement, (prompt, tools, told, text_before["selection"]))
         final = student.weights()
         # Questions to dropped tools are asked, too.
-        whole = _worlds(config, corpus, context.seed, config.tools)
+        whole = worlds_of(config, corpus, context.seed, config.tools)
         asked = questions_about(whole, config.levels, config.tools, "test", config.test_questions)
         student.load(course.kept["practised"])
         with rounded(student.model):
@@ -73,7 +67,7 @@ class Baking:
         student.load(final)
         # Rounding for good is part of what the last verdict is about.
         student.finish()
-        worlds = _worlds(config, corpus, context.seed, tools)
+        worlds = worlds_of(config, corpus, context.seed, tools)
         verdicts += judgement.verdicts(model, worlds, tools, prompted=False)
         tools = _staying(context, tools, verdicts)
         facts = self._facts(config, source.digest, context.seed, prompt, tools, (rounds, ended))
@@ -110,7 +104,7 @@ class Baking:
             config, model, tokenizer, corpus, config.tools, Persona.of(prompt), context.seed, habits
         )
         course.segment("practice", config.practice_steps, prepare, learning_rate=config.learning_rate, whole=True)
-        worlds = _worlds(config, corpus, context.seed, config.tools)
+        worlds = worlds_of(config, corpus, context.seed, config.tools)
         verdicts: list[dict[str, Any]] = course.remember(
             "verdicts", lambda: judgement.first_verdicts(model, worlds, config.tools)
         )
@@ -128,7 +122,7 @@ class Baking:
     ) -> tuple[list[Round], str]:
         """The rounds, then both prompts together on the weights that will be rounded."""
         prompt, tools, told, text_before = given
-        worlds = _worlds(config, corpus, course.context.seed, tools)
+        worlds = worlds_of(config, corpus, course.context.seed, tools)
         model, tokenizer = course.student.model, course.student.tokenizer
         idle = list(islice(exchanges(79, config.levels, "selection", tools=()), config.selection_questions))
         rows = course.remember(
@@ -165,16 +159,6 @@ class Baking:
             "rounds": len(rounds),
             "ended": ended,
         }
-
-
-def _worlds(config: BakingConfig, corpus: Corpus, seed: int, tools: Any) -> list[tuple[int, Toolbox]]:
-    """The agent's own world (that of the corpus where it has one) and one that nothing was trained on."""
-    known = corpus.facts.get("seed")
-    own = seed if known is None else int(known)
-    return [
-        (world, world_toolbox(Knowledge(world_records(world, max(config.levels)))).only(tools))
-        for world in (own, own + _UNSEEN_WORLD)
-    ]
 
 
 def _staying(context: Context, tools: Any, verdicts: list[dict[str, Any]]) -> list[str]:
