@@ -50,7 +50,7 @@ def main() -> None:
     """Entry point: turns every expected error into one sentence and its exit code."""
     # Threads that spin at barriers for a core that another program holds made training ten times slower on a busy
     # machine; it must be set before torch is loaded, and the processes of the phases inherit it.
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         status = app(standalone_mode=False)
     except ForgeError as error:
