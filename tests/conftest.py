@@ -53,7 +53,7 @@ def tiny(**changes: Any) -> list[str]:
     """Arguments of a run of seconds; ``__`` stands for a dot."""
     values = {**TINY, **{key.replace("__", "."): value for key, value in changes.items()}}
     settings = [text for key, value in values.items() for text in ("--set", f"{key}={value}")]
-    return ["run", "--preset", "smoke", *settings]
+    return ["run", "--preset", "smoke", "--phases", "cognate,evomerge,bitnet,compression", *settings]
 
 
 def call(*arguments: object, stdin: str = "") -> Answer:

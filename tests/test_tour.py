@@ -13,7 +13,7 @@ import pytest
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
-PHASES = ["data", "cognate", "evomerge", "bitnet", "compression"]
+PHASES = ["data", "cognate", "evomerge", "quietstar", "bitnet", "forge", "baking", "compression"]
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_sessions_and_models_are_listed(ask):
     assert [run["phase"] for run in detail["runs"]] == PHASES
     assert all(run["status"] in ("completed", "reused") for run in detail["runs"])
     models = json.loads(ask("models", "list", "--json"))
-    assert sorted(row["kind"] for row in models) == ["agent_file", *["checkpoint"] * 6]
+    assert sorted(row["kind"] for row in models) == ["agent_file", *["checkpoint"] * 9]
     agent = next(row for row in models if row["kind"] == "agent_file")
     assert json.loads(ask("models", "show", agent["digest"], "--json"))["kind"] == "agent_file"
     assert "smoke" in ask("sessions", "list")
@@ -176,6 +176,6 @@ def test_a_gate_that_cannot_hold_stops_without_training_again(forge, home, tmp_p
     assert "must be > 2" in answer.sentence()
     events = [json.loads(line) for line in answer.out.splitlines()]
     assert not [event for event in events if event["event"] == "started"]
-    assert [event["phase"] for event in events if event["event"] == "reused"] == PHASES[:4]
+    assert [event["phase"] for event in events if event["event"] == "reused"] == PHASES[: PHASES.index("bitnet") + 1]
     rows = forge("sessions", "list", "--home", copy, "--json").json()
     assert {row["name"]: row["status"] for row in rows} == {"strict": "failed", "smoke": "completed"}

@@ -193,3 +193,17 @@ def test_practice_learns_its_answers_ordinary_text_whole_and_thoughts_where_ther
     assert thoughts > 0
     loss = practice_loss(tiny, model, tokenizer, corpus, tiny.tools, None, 0, habits)()(0)[0]
     assert bool(loss.isfinite())
+
+
+@pytest.mark.parametrize(("with_list", "without", "told"), [(0.9, 0.4, True), (0.4, 0.9, False), (0.5, 0.5, False)])
+def test_the_list_of_tools_is_baked_only_where_it_helps(baking_folders, with_list, without, told):
+    class Settled(Judgement):
+        def verdicts(self, model, worlds, tools, *, prompted):
+            return [
+                {"tool": tool, "prompted": prompted, "accuracy": with_list if prompted else without} for tool in tools
+            ]
+
+    model, tokenizer = load_model(baking_folders / "plain")
+    judgement = Settled(BakingConfig(), tokenizer, Corpus.open(baking_folders / "corpus"))
+    rows = judgement.first_verdicts(model, [], ["clock"])
+    assert [row["prompted"] for row in rows] == [told]
