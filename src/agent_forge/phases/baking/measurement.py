@@ -179,13 +179,13 @@ def baseline(
     few = questions[: config.selection_questions]
     line = toolbox.prompt() if told and len(toolbox) else ""
     said = {}
-    for name, told in (("prompted", Prompt(prompt, line)), ("unprompted", Prompt())):
+    for name, given in (("prompted", Prompt(prompt, line)), ("unprompted", Prompt())):
         said[name] = sample_trajectories(
             model,
             tokenizer,
             toolbox,
             grouped(few, 2),
-            told,
+            given,
             temperature=0.0,
             generator=torch.Generator(),
             max_tokens=config.answer_tokens,
