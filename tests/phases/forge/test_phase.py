@@ -27,8 +27,8 @@ CONFIG = ForgePhaseConfig(
     assessment_questions=8, answer_tokens=16, own_answers=4, chaos=0.1, chaos_gain=0.2, dream_every=2,
     dream_questions=16, dream_band=(1.0, 1e9), dream_tolerance=1.0, self_modelling_weight=0.1, precision="fp32",
     grokfast_lambda=0.5, sequence_length=48, checkpoint_every=8, validation_questions=6, test_questions=8,
-    test_documents=4, learning_rate=1e-2, other_learning_rate=5e-3, advance_success=0.05, edge_success=0.04,
-    embedding_bits=16,
+    test_documents=4, learning_rate=2e-2, other_learning_rate=1e-2, advance_success=0.05, edge_success=0.04,
+    embedding_bits=16, hold_weight=0.1,
 )  # fmt: skip
 GATES = {
     "forge/exactly_ternary", "forge/special_rows_identical", "forge/curriculum_loss_reduction",
