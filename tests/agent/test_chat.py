@@ -172,8 +172,13 @@ def test_a_folder_of_texts_for_an_agent_without_a_tool_for_it(folder, tmp_path):
     assert talk.retriever is not None
     plain = Talk.start(str(folder), tmp_path, {"max_tokens": 20})
     found = plain.ask("The fox lives below the mill.\nWhere is the fox?")
-    assert talk.ask("Where is the fox?").to_json() == found.to_json()
-    assert talk.ask("Say whale.").to_json() == plain.ask("Say whale.").to_json(), "nothing was found for it"
+    assert _said(talk.ask("Where is the fox?")) == _said(found)
+    assert _said(talk.ask("Say whale.")) == _said(plain.ask("Say whale.")), "nothing was found for it"
+
+
+def _said(transcript):
+    """Its turns, without the seconds that they took."""
+    return [(turn.kind, turn.text, turn.ok) for turn in transcript.turns]
 
 
 def test_a_folder_of_texts_for_a_tool(agent, tokenizer, folder, tmp_path, forge):
