@@ -77,7 +77,8 @@ def write_graph(model: PreTrainedModel, path: Path, flavour: Flavour) -> dict[st
     Raises:
         HandoffError: the architecture has no form as a graph.
     """
-    from agent_forge.phases.edge.onnx_graph import OPSET, CognateStep
+    from agent_forge.phases.edge.onnx_graph import CognateStep
+    from agent_forge.phases.edge.onnx_layers import OPSET
     from agent_forge.phases.edge.onnx_transformers import TransformersStep
 
     step: CognateStep | TransformersStep
