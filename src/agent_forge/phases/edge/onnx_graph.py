@@ -15,6 +15,8 @@ runtimes have as one kernel (RMSNormalization, RotaryEmbedding, Attention; opset
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -39,6 +41,9 @@ from agent_forge.phases.edge.onnx_layers import (
 from agent_forge.phases.edge.onnx_recursion import RecursionStep
 from agent_forge.phases.edge.onnx_weights import Table
 
+Head = Callable[[Tensor, Table], Tensor]
+"""Makes logits [1, rows] of features [1, width] and a table."""
+
 
 class CognateStep(nn.Module):
     """The step graph of a Cognate model.
@@ -46,6 +51,7 @@ class CognateStep(nn.Module):
     Args:
         model: in evaluation mode, ternary layers frozen.
         projection: how products are made; that of the flavour.
+        head: how logits are made.
 
     Raises:
         ValueError: the model has a memory that the graph has no form for.
@@ -53,7 +59,9 @@ class CognateStep(nn.Module):
 
     frequencies: Tensor
 
-    def __init__(self, model: CognateForCausalLM, projection: Projection) -> None:
+    def __init__(
+        self, model: CognateForCausalLM, projection: Projection, head: Callable[[Tensor, Table], Tensor]
+    ) -> None:
         super().__init__()
         config = model.config
         if config.memory not in ("off", "ema"):
@@ -64,7 +72,8 @@ class CognateStep(nn.Module):
         self.config = config
         self.table = Table(model.model.embed_tokens.weight.detach())
         tied = model.lm_head.weight is model.model.embed_tokens.weight
-        self.head = None if tied else projection([model.lm_head])
+        self.head_table = None if tied else Table(model.lm_head.weight.detach())
+        self.head = head
         self.blocks = nn.ModuleList([_BlockStep(block, config, projection) for block in model.model.layers])
         self.norm = Norm(model.model.norm)
         self.recursion = None if model.recursion is None else RecursionStep(model, projection)
@@ -97,14 +106,13 @@ class CognateStep(nn.Module):
         """
         names = self.states()
         shared = self._begin(input_ids, {state.input: tensor for state, tensor in zip(names, past, strict=True)})
-        table = self.table()
-        x, first = F.embedding(input_ids, table), None
+        x, first = self.table.chosen(input_ids), None
         for index, block in enumerate(self.blocks):
             x, values = block(x, shared, index, first)
             first = values if first is None and self.config.value_residual else first
         x = self.norm(x)
         last = x[:, -1:] if self.recursion is None else self.recursion(x, shared, len(self.blocks))
-        logits = F.linear(last[:, 0], table) if self.head is None else self.head(last[:, 0])
+        logits = self.head(last[:, 0], self.table if self.head_table is None else self.head_table)
         cap = self.config.logit_soft_cap
         logits = cap * torch.tanh(logits / cap) if cap else logits
         return logits, *(shared.present[state.output] for state in names)

@@ -92,10 +92,12 @@ class RecursionStep(nn.Module):
             y, z = functional_call(self.refinement, given, (rest[0], y, z, *rest[1:count]))
             return taken + 1, y, z
 
-        first = fixed[0].clone(memory_format=torch.contiguous_format)  # a slice has strides of its own; the loop minds them
+        first = fixed[0].clone(
+            memory_format=torch.contiguous_format
+        )  # a slice has strides of its own; the loop minds them
         start = (torch.ones((), dtype=torch.long), first, torch.zeros_like(first))
         rest = (*fixed, *weights.values(), *head.values())
-        answer: Tensor = while_loop_op(goes_on, refined, start, rest)[1]
+        answer: Tensor = while_loop_op(goes_on, refined, start, rest)[1]  # type: ignore[arg-type]  # numbers in its hint
         return answer
 
 
