@@ -6,6 +6,12 @@ const [folder] = process.argv.slice(2);
 const part = (name) => import(pathToFileURL(`${folder}/${name}.js`));
 const asked = JSON.parse(readFileSync(0, "utf8"));
 
+async function opened(page) {
+  const { openAgent, readPage } = await import(pathToFileURL(`${page}/load.js`));
+  const read = async (name) => new Uint8Array(readFileSync(`${page}/${name}`));
+  return openAgent(await readPage(read), read);
+}
+
 const answers = {
   async encode({ tokenizer, texts, marks }) {
     const { Tokenizer } = await part("tokenizer");
@@ -42,10 +48,8 @@ const answers = {
   },
   // Reads tokens one after another; the likeliest next one after each.
   async follow({ page, ids }) {
-    const { openAgent, readPage } = await import(pathToFileURL(`${page}/load.js`));
     const { likeliest } = await import(pathToFileURL(`${page}/generation.js`));
-    const read = async (name) => new Uint8Array(readFileSync(`${page}/${name}`));
-    const { graph } = await openAgent(await readPage(read), read);
+    const { graph } = await opened(page);
     let [states, logits, longest] = [graph.start(), null, 0];
     const found = [];
     for (const id of ids) {
@@ -54,6 +58,25 @@ const answers = {
       longest = Math.max(longest, states.get("past_positions").data.length);
     }
     return { found, longest };
+  },
+  // The page's agent: what it reads before it speaks, and how an answer that is stopped ends.
+  async dialogue({ page, messages, stopAfter }) {
+    const agent = await opened(page);
+    const options = { maxTokens: 50, maxCalls: 8, budget: 16, think: "auto" };
+    const said = messages.map((message) => ({ ...message, ids: null }));
+    let [count, stopped] = [0, null];
+    for await (const step of agent.answer(messages, { ...options, cancelled: () => count >= stopAfter })) {
+      if (step.type === "token") count += 1;
+      if (step.type === "end") stopped = step.stopped;
+    }
+    return { prompt: agent.prompt(said), count, stopped };
+  },
+  async open({ page }) {
+    return [...(await opened(page)).toolbox.tools.keys()];
+  },
+  async graph({ inputs, outputs, manifest }) {
+    const { StepGraph } = await part("generation");
+    return new StepGraph(null, { inputNames: inputs, outputNames: outputs }, manifest).manifest;
   },
   async text({ texts }) {
     const known = await part("text");

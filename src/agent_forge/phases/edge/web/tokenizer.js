@@ -52,7 +52,7 @@ export class Tokenizer {
   encode(text, { marks = false } = {}) {
     const known = this.added.filter((token) => marks || !token.special);
     const ids = [];
-    for (const [piece, id] of cutAdded(text.toWellFormed(), known.filter((token) => !token.normalized))) {
+    for (const [piece, id] of cutAdded(text.replace(/\p{Cs}/gu, "\ufffd"), known.filter((token) => !token.normalized))) {
       if (id !== null) ids.push(id);
       else this.#encodeNormalized(this.normalize(piece), known.filter((token) => token.normalized), ids);
     }
