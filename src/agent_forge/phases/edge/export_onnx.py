@@ -81,11 +81,14 @@ def write_graph(model: PreTrainedModel, path: Path, flavour: Flavour) -> dict[st
     from agent_forge.phases.edge.onnx_transformers import TransformersStep
 
     step: CognateStep | TransformersStep
-    kind = CognateStep if isinstance(model, CognateForCausalLM) else TransformersStep
     try:
-        step = kind(model, lambda layers: projection(layers, flavour)).eval()
+        if isinstance(model, CognateForCausalLM):
+            step = CognateStep(model, lambda layers: projection(layers, flavour))
+        else:
+            step = TransformersStep(model, lambda layers: projection(layers, flavour))
     except ValueError as error:
         raise HandoffError(f"this model cannot be exported to ONNX: {error}") from error
+    step.eval()
     states = step.states()
     growing = [{state.shape.index("past"): Dim.DYNAMIC} if "past" in state.shape else {} for state in states]
     examples = (torch.zeros(1, 4, dtype=torch.long), *(state.example(3) for state in states))
@@ -103,7 +106,7 @@ def write_graph(model: PreTrainedModel, path: Path, flavour: Flavour) -> dict[st
         )
     assert program is not None
     path.write_bytes(_slim(program.model_proto))
-    vocabulary = int(model.get_output_embeddings().weight.shape[0])  # type: ignore[union-attr, arg-type]
+    vocabulary = int(model.get_output_embeddings().weight.shape[0])
     return {
         "format": FORMAT,
         "flavour": flavour,

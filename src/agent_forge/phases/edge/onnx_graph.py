@@ -162,6 +162,8 @@ class CognateStep(nn.Module):
 
 
 class _Norm(nn.Module):
+    weight: Tensor
+
     def __init__(self, norm: RMSNorm) -> None:
         super().__init__()
         self.register_buffer("weight", norm.weight.detach().clone())
@@ -180,6 +182,8 @@ class _Norm(nn.Module):
 
 class _AttentionStep(nn.Module):
     """Projections and attention; keys and values may come from elsewhere (the recursion)."""
+
+    value_mix: Tensor
 
     def __init__(self, attention: Attention, config: CognateConfig, projection: Projection, *, apart: bool) -> None:
         super().__init__()
@@ -231,6 +235,8 @@ class _SwiGluStep(nn.Module):
 
 
 class _ConvolutionStep(nn.Module):
+    taps: Tensor
+
     def __init__(self, convolution: ShortConvolution) -> None:
         super().__init__()
         self.width = convolution.width

@@ -181,6 +181,7 @@ class PlainLinear(nn.Module):
     """
 
     weight: Tensor
+    bias: Tensor
 
     def __init__(self, layers: Sequence[nn.Linear]) -> None:
         super().__init__()
