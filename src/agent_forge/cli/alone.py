@@ -145,7 +145,9 @@ def _exported(folder: Path, out: Path, to: str, reference: str) -> dict[str, Any
     from agent_forge.phases.bitnet.export import TARGETS, export_folder
 
     if to not in TARGETS:
-        raise ConfigError(f"unknown export target {to!r}; the targets are web, onnx-cpu, onnx-web, {', '.join(TARGETS)}")
+        raise ConfigError(
+            f"unknown export target {to!r}; the targets are web, onnx-cpu, onnx-web, {', '.join(TARGETS)}"
+        )
     return export_folder(folder, out, to=to)
 
 

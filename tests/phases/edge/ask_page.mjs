@@ -43,7 +43,11 @@ const answers = {
     return cases.map(({ ids, scores }) => {
       const logits = Float32Array.from(scores);
       rule.apply(ids, logits);
-      return { prefix: rule.prefix(), likeliest: likeliest(logits), logits: [...logits].map((each) => (each === -Infinity ? null : each)) };
+      return {
+        prefix: rule.prefix(),
+        likeliest: likeliest(logits),
+        logits: [...logits].map((each) => (each === -Infinity ? null : each)),
+      };
     });
   },
   // Reads tokens one after another; the likeliest next one after each.

@@ -118,5 +118,5 @@ def test_every_module_of_the_page_is_exported_and_short():
     assert {*MODULES, "check.mjs"} == set(found)
     for name, text in found.items():
         assert text.count("\n") <= 400, name
-        assert max(map(len, text.splitlines())) <= 240, name
+        assert max(map(len, text.splitlines())) <= 120, name
         assert "innerHTML" not in text, f"{name}: what a model says is text, not markup"

@@ -58,7 +58,7 @@ def test_thoughts_calls_and_chains_are_those_of_pytorch(exported):
 
 
 def test_the_folder_holds_what_it_needs_and_nothing_else(exported):
-    folder, page, facts = exported
+    _, page, facts = exported
     told = json.loads((page / "page.json").read_text(encoding="utf-8"))
     loaded_files = {row["name"]: row for row in told["loaded"]}
     notices = {"onnxruntime-web-LICENSE", "onnxruntime-web-ThirdPartyNotices.txt"}
@@ -178,7 +178,9 @@ class Chat:
         field = self.one("#question")
         self.driver.execute_script("arguments[0].value = arguments[1]", field, question)  # keys know no 🙂
         field.send_keys("\n")
-        self.wait(lambda: self.state() == "ready" and "data-tokens" in self.all("li.agent")[-1].get_attribute("outerHTML"))
+        self.wait(
+            lambda: self.state() == "ready" and "data-tokens" in self.all("li.agent")[-1].get_attribute("outerHTML")
+        )
         return self.all("li.agent")[-1]
 
 

@@ -13,9 +13,13 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from agent_forge.data.tokenizer import add_thoughts, encode_texts, train_tokenizer
 from agent_forge.phases.edge import web_export
 
-WORDS = web_export.__doc__.split() + "It's don't we'LL 1,234.50 3rd naïve 你好 Straße 🙂👍🏽 e\u0301 <think> <|end|>".split()
+WORDS = [
+    *web_export.__doc__.split(), "It's", "don't", "we'LL", "1,234.50", "3rd", "naïve", "你好", "Straße", "🙂👍🏽",
+    "e\u0301", "<think>", "<|end|>",
+]  # fmt: skip
 LLAMA = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 BLANKS = [" ", "\n", "\t", "\r", "\u3000", "\x85", "\ufeff", "\u200b", "\xa0", "\x1c"]
 KNOWN = [chr(code) for code in range(0x30000) if unicodedata.category(chr(code)) not in ("Cn", "Cs", "Co")]

@@ -66,7 +66,13 @@ def expression(rng, depth):
 
 
 def test_the_calculator_by_hand(toolbox):
-    turns = ["calculator(17 + 25)", "calculator(1 / 3)", "calculator(-7 // 2)", "calculator(2 ** 0.5)", "calculator(1/0)"]
+    turns = [
+        "calculator(17 + 25)",
+        "calculator(1 / 3)",
+        "calculator(-7 // 2)",
+        "calculator(2 ** 0.5)",
+        "calculator(1/0)",
+    ]
     got = ask_page("call", manifest=_tools(toolbox)["tools"], knowledge=None, turns=turns)
     assert [row["result"]["text"] for row in got] == ["42", "0.333333333333", "-4", "1.41421356237", "division by zero"]
 

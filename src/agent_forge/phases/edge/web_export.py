@@ -1,8 +1,8 @@
 """An agent as a web page: one folder of static files that answers in the browser, with no server behind it.
 
 The folder holds the step graph (`export_onnx`, flavour web), the tokenizer, the tools that need no server, the
-page's own modules (``web/``) and onnxruntime-web with its licences. Large files are gzipped; the page checks the digest of
-each before it uses it. Before the folder is given out it is run in Node and compared with PyTorch.
+page's own modules (``web/``) and onnxruntime-web with its licences. Large files are gzipped; the page checks the
+digest of each before it uses it. Before the folder is given out it is run in Node and compared with PyTorch.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ OPTIONS = {"maxTokens": 200, "maxCalls": 8, "budget": 128}
 NOT_IN_A_PAGE = ("python", "retrieve")
 """Kinds of tools that need a process or a folder."""
 MODULES = (
-    "index.html", "style.css", "chat.js", "worker.js", "load.js", "agent.js", "generation.js", "tokenizer.js", "regex.js",
-    "tools.js", "calls.js", "calculator.js", "text.js",
+    "index.html", "style.css", "chat.js", "worker.js", "load.js", "agent.js", "generation.js", "tokenizer.js",
+    "regex.js", "tools.js", "calls.js", "calculator.js", "text.js",
 )  # fmt: skip
 """The files of ``web/`` that make the page."""
 _NOTICES = "onnxruntime-web-"
@@ -109,7 +109,9 @@ def dialogue(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     if None in ids.values():
         ids = dict.fromkeys(ids)
     if has_marks(tokenizer):
-        return ids | {"style": "marks"} | dict(zip(("bos", "end", "user", "assistant"), mark_ids(tokenizer), strict=True))
+        return (
+            ids | {"style": "marks"} | dict(zip(("bos", "end", "user", "assistant"), mark_ids(tokenizer), strict=True))
+        )
     if tokenizer.chat_template:
         raise HandoffError(
             "this tokenizer brings a chat template, and the page knows only the marks of this project and plain lines; "

@@ -22,7 +22,8 @@ export class Agent {
   /**
    * Answers the last message.
    * @param {{role: string, content: string}[]} messages the last one by the user.
-   * @param {{maxTokens: number, maxCalls: number, think: boolean|"auto", budget: number, cancelled?: () => boolean}} options
+   * @param {{maxTokens: number, maxCalls: number, think: boolean|"auto", budget: number,
+   *   cancelled?: () => boolean}} options
    * @returns yields `{type: "token", id}`, `{type: "piece", kind, text}` and `{type: "turn", kind, text, ok}`, then
    *   `{type: "end", stopped}`, where stopped is answer, calls, tokens or cancelled.
    */
@@ -95,7 +96,11 @@ export class Agent {
     const call = this.toolbox && parseCall(words);
     const known = Boolean(call) && this.toolbox.has(call.name);
     const text = known ? `${call.name}(${call.text})` : words;
-    return { turns: [...turns, { type: "turn", kind: known ? "call" : "answer", text, ok: true }], call: known ? call : null, words };
+    return {
+      turns: [...turns, { type: "turn", kind: known ? "call" : "answer", text, ok: true }],
+      call: known ? call : null,
+      words,
+    };
   }
 
   /** The thought (may be empty) and the words of a turn's tokens. */
@@ -109,4 +114,3 @@ export class Agent {
     return { thought: strip(this.tokenizer.decode(thought)), words: strip(words) };
   }
 }
-

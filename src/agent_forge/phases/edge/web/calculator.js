@@ -2,9 +2,9 @@
  * The calculator of `agent_forge.agent.calculator`: a recursive-descent parser of `+ - * / // % **`, signs and brackets
  * over exact fractions, with the same limits and the same sentences.
  *
- * A power with an exponent that is not whole is a floating-point number there and here. Browsers compute it to 0.7 units
- * of the last place and C libraries to 0.52; here it is computed with 256 bits and rounded once, so the two agree but
- * for about one power in a thousand.
+ * A power with an exponent that is not whole is a floating-point number there and here. Browsers compute it to 0.7
+ * units of the last place and C libraries to 0.52; here it is computed with 256 bits and rounded once, so the two agree
+ * but for about one power in a thousand.
  */
 
 import { ToolError } from "./calls.js";
@@ -20,7 +20,8 @@ const SAME = { "×": "*", "·": "*", "÷": "/", "−": "-" };
 /** The value of an expression as text; ToolError where it has none. */
 export function calculate(expression) {
   const size = length(expression);
-  if (size > MAX_CHARACTERS) throw new ToolError(`the expression has ${size} characters, ${MAX_CHARACTERS} are allowed`);
+  if (size > MAX_CHARACTERS)
+    throw new ToolError(`the expression has ${size} characters, ${MAX_CHARACTERS} are allowed`);
   return new Reader(tokens(expression.replace(/[×·÷−]/g, (sign) => SAME[sign]))).value();
 }
 
@@ -86,7 +87,12 @@ class Reader {
   power() {
     const root = this.atom();
     if (!this.take("**")) return root;
-    return bounded(raised(root, this.deeper(() => this.signed())));
+    return bounded(
+      raised(
+        root,
+        this.deeper(() => this.signed()),
+      ),
+    );
   }
 
   atom() {
@@ -105,7 +111,8 @@ class Reader {
 
   deeper(read) {
     this.depth += 1;
-    if (this.depth > MAX_DEPTH) throw new ToolError(`more than ${MAX_DEPTH} brackets, signs or powers inside each other`);
+    if (this.depth > MAX_DEPTH)
+      throw new ToolError(`more than ${MAX_DEPTH} brackets, signs or powers inside each other`);
     const value = read();
     this.depth -= 1;
     return value;

@@ -1,6 +1,6 @@
 /**
- * The syntax of a call and the check of its arguments, as `agent_forge.agent.calls` and `.schema` have them: a turn that
- * is exactly `name(arguments)` is a call, split at the first commas and read by the types of the tool's schema.
+ * The syntax of a call and the check of its arguments, as `agent_forge.agent.calls` and `.schema` have them: a turn
+ * that is exactly `name(arguments)` is a call, split at the first commas and read by the types of the tool's schema.
  */
 
 import { BLANK_CLASS, head, integer, length, strip } from "./text.js";
@@ -8,7 +8,7 @@ import { BLANK_CLASS, head, integer, length, strip } from "./text.js";
 const NAME = "[a-z][a-z0-9_]{0,63}";
 const CALL = new RegExp(`^[${BLANK_CLASS}]*(${NAME})\\(([^]*)\\)[${BLANK_CLASS}]*$`, "u");
 const OPENING = new RegExp(`^[${BLANK_CLASS}]*(?:${NAME})?(?:\\([^]*)?$`, "u");
-const INTEGER = /^[+-]?\p{Nd}{1,30}$/u;
+const INTEGER = /^[+-]?\p{Decimal_Number}{1,30}$/u;
 const ARTICLES = { integer: "an integer", string: "a string" };
 
 /** A call that could not be done; the sentence goes back to the model. */
@@ -40,7 +40,9 @@ export function argumentsFromText(schema, text) {
   }
   let parts = splitAtMost(text, names.length - 1).map(strip);
   if (parts.length === 1 && parts[0] === "") parts = [];
-  const given = new Map(parts.map((part, place) => [names[place], read(names[place], schema.properties[names[place]], part)]));
+  const given = new Map(
+    parts.map((part, place) => [names[place], read(names[place], schema.properties[names[place]], part)]),
+  );
   for (const name of schema.required ?? []) {
     if (!given.has(name)) throw new ToolError(`argument ${name} is missing; expected ${names.join(", ")}`);
   }
@@ -64,8 +66,9 @@ function check(name, schema, value) {
   const fail = (wanted) => {
     throw new ToolError(`${name} must be ${wanted}, not ${shown(String(value))}`);
   };
-  // eslint-disable-next-line eqeqeq -- 1n == 1
-  if (schema.enum && !schema.enum.some((each) => each == value && typeof each !== "boolean")) fail(`one of ${schema.enum.join(", ")}`);
+  // two equals signs: a BigInt is compared with a number
+  if (schema.enum && !schema.enum.some((each) => each == value && typeof each !== "boolean"))
+    fail(`one of ${schema.enum.join(", ")}`);
   if (schema.minimum !== undefined && value < schema.minimum) fail(`at least ${schema.minimum}`);
   if (schema.maximum !== undefined && value > schema.maximum) fail(`at most ${schema.maximum}`);
   const size = typeof value === "string" ? length(value) : 0;

@@ -7,7 +7,8 @@ const memory = [];
 let page = null;
 let turn = null; // the answer that is being written
 
-const made = (tag, className = "", text = "") => Object.assign(document.createElement(tag), { className, textContent: text });
+const made = (tag, className = "", text = "") =>
+  Object.assign(document.createElement(tag), { className, textContent: text });
 
 /** Shows one more thing, and keeps the end in sight if it was. */
 function shown(change) {
@@ -128,7 +129,8 @@ function ended({ stopped, tokens, seconds }) {
   const answer = turn.answer?.textContent ?? "";
   turn.place.dataset.tokens = tokens.join(" ");
   turn.place.dataset.stopped = stopped;
-  if (element("remember").checked) memory.push({ role: "user", content: turn.asked }, { role: "assistant", content: answer });
+  if (element("remember").checked)
+    memory.push({ role: "user", content: turn.asked }, { role: "assistant", content: answer });
   const speed = `${tokens.length} tokens in ${seconds.toFixed(2)} s`;
   finish([ENDS[stopped], speed].filter(Boolean).join(" "));
 }
@@ -138,7 +140,8 @@ const told = {
   progress({ done, total }) {
     element("loading").hidden = false;
     element("progress").value = done / total;
-    element("progress-text").textContent = `Loading the model: ${(done / 1e6).toFixed(1)} of ${(total / 1e6).toFixed(1)} MB`;
+    element("progress-text").textContent =
+      `Loading the model: ${(done / 1e6).toFixed(1)} of ${(total / 1e6).toFixed(1)} MB`;
   },
   ready,
   piece: ({ kind, text }) => shown(() => written[kind](text)),
@@ -148,7 +151,8 @@ const told = {
 };
 
 worker.onmessage = ({ data }) => told[data.type](data);
-worker.onerror = (event) => fail(`The agent could not be started: ${event.message ?? "this browser may be too old for module workers"}`);
+worker.onerror = (event) =>
+  fail(`The agent could not be started: ${event.message ?? "this browser may be too old for module workers"}`);
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();

@@ -21,7 +21,9 @@ export class StepGraph {
     Object.assign(this, { ort, session, manifest });
     const { states } = manifest;
     const missing = [INPUT, ...states.map((state) => state.input)].filter((name) => !session.inputNames.includes(name));
-    missing.push(...[OUTPUT, ...states.map((state) => state.output)].filter((name) => !session.outputNames.includes(name)));
+    missing.push(
+      ...[OUTPUT, ...states.map((state) => state.output)].filter((name) => !session.outputNames.includes(name)),
+    );
     if (missing.length > 0) throw new Error(`the graph has no ${missing.join(", ")}: its manifest is of another one`);
   }
 
@@ -55,7 +57,9 @@ export class StepGraph {
     const positions = states.get(POSITIONS).data;
     if (window === null || positions.length <= window + PRUNE_SLACK) return states;
     const first = positions.at(-1) + 1n - BigInt(window);
-    const kept = [...positions.keys()].filter((place) => positions[place] > first || (every && positions[place] % BigInt(every) === 0n));
+    const kept = [...positions.keys()].filter(
+      (place) => positions[place] > first || (every && positions[place] % BigInt(every) === 0n),
+    );
     if (positions.length - kept.length < PRUNE_SLACK) return states;
     for (const { input, shape, dtype } of this.manifest.states) {
       if (shape.includes("past")) states.set(input, this.#rows(states.get(input), shape.indexOf("past"), kept, dtype));
@@ -74,7 +78,11 @@ export class StepGraph {
         made.set(data.subarray(from, from + width), (block * kept.length + place) * width);
       });
     }
-    return new this.ort.Tensor(dtype, made, dims.map((side, place) => (place === axis ? kept.length : side)));
+    return new this.ort.Tensor(
+      dtype,
+      made,
+      dims.map((side, place) => (place === axis ? kept.length : side)),
+    );
   }
 }
 

@@ -53,7 +53,7 @@ async function content({ name, bytes, sha256, gzip }, given) {
 }
 
 async function check(name, bytes, sha256, given) {
-  const damaged = `${name} is not the file that was exported: it was damaged or cut off on its way; load the page again or export it again`;
+  const damaged = `${name} is not the file that was exported: it was damaged or cut off on its way; load it again`;
   if (given.length !== bytes) throw new Error(`${damaged} (${given.length} bytes of ${bytes})`);
   if (!globalThis.crypto?.subtle) return; // only pages that came safely (https, localhost) may compute digests
   const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", given));

@@ -6,7 +6,7 @@
  * `\w`, `\b`, atomic groups) is refused: a pattern is translated exactly or not at all.
  */
 
-const CLASSES = { s: "\\p{White_Space}", S: "\\P{White_Space}", d: "\\p{Nd}", D: "\\P{Nd}" };
+const CLASSES = { s: "\\p{White_Space}", S: "\\P{White_Space}", d: "\\p{Decimal_Number}", D: "\\P{Decimal_Number}" };
 const KEPT = /^[pPrntfv0xuU]$/;
 const IDENTITY = /^[\^$\\.*+?()[\]{}|/]$/;
 const EXTRA_CASE = { s: "\u017f", S: "\u017f", k: "\u212a", K: "\u212a" }; // long s, Kelvin
@@ -18,7 +18,7 @@ const EXTRA_CASE = { s: "\u017f", S: "\u017f", k: "\u212a", K: "\u212a" }; // lo
  */
 export function translated(source) {
   let out = "";
-  for (let at = 0; at < source.length; ) {
+  for (let at = 0; at < source.length;) {
     const [piece, next] = source.startsWith("(?i:", at) ? insensitive(source, at) : one(source, at);
     out += piece;
     at = next;
@@ -26,7 +26,9 @@ export function translated(source) {
   try {
     return new RegExp(out, "gu");
   } catch (error) {
-    throw new Error(`the tokenizer's pattern ${JSON.stringify(source)} has no counterpart in this browser: ${error.message}`);
+    throw new Error(
+      `the tokenizer's pattern ${JSON.stringify(source)} has no counterpart in this browser: ${error.message}`,
+    );
   }
 }
 

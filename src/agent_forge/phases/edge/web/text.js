@@ -62,13 +62,13 @@ export function quoted(character) {
 
 /** `int` of a run of decimal digits of any script, with a sign, as a BigInt. */
 export function integer(text) {
-  const digits = text.replace(/\p{Nd}/gu, (digit) => String(digitValue(digit.codePointAt(0))));
+  const digits = text.replace(/\p{Decimal_Number}/gu, (digit) => String(digitValue(digit.codePointAt(0))));
   return digits.startsWith("-") ? -BigInt(digits.slice(1)) : BigInt(digits.replace(/^\+/, ""));
 }
 
 /** Unicode's decimal digits stand in runs of ten, zero first; runs may touch. */
 function digitValue(code) {
   let start = code;
-  while (/\p{Nd}/u.test(String.fromCodePoint(start - 1))) start -= 1;
+  while (/\p{Decimal_Number}/u.test(String.fromCodePoint(start - 1))) start -= 1;
   return (code - start) % 10;
 }

@@ -52,9 +52,17 @@ export class Tokenizer {
   encode(text, { marks = false } = {}) {
     const known = this.added.filter((token) => marks || !token.special);
     const ids = [];
-    for (const [piece, id] of cutAdded(text.replace(/\p{Cs}/gu, "\ufffd"), known.filter((token) => !token.normalized))) {
+    for (const [piece, id] of cutAdded(
+      text.replace(/\p{Cs}/gu, "\ufffd"),
+      known.filter((token) => !token.normalized),
+    )) {
       if (id !== null) ids.push(id);
-      else this.#encodeNormalized(this.normalize(piece), known.filter((token) => token.normalized), ids);
+      else
+        this.#encodeNormalized(
+          this.normalize(piece),
+          known.filter((token) => token.normalized),
+          ids,
+        );
     }
     return ids;
   }
@@ -91,7 +99,8 @@ export class Tokenizer {
 /** A merge table. */
 class BytePairs {
   constructor(model) {
-    if (model.type !== "BPE" || model.dropout || model.byte_fallback || model.unk_token) refuse("model", { ...model, vocab: 0, merges: 0 });
+    if (model.type !== "BPE" || model.dropout || model.byte_fallback || model.unk_token)
+      refuse("model", { ...model, vocab: 0, merges: 0 });
     if (model.continuing_subword_prefix || model.end_of_word_suffix) refuse("model", { ...model, vocab: 0, merges: 0 });
     this.vocab = new Map(Object.entries(model.vocab));
     this.whole = model.ignore_merges === true;
@@ -182,12 +191,14 @@ function normalizer(part) {
 function preTokenizer(part) {
   const steps = part?.type === "Sequence" ? part.pretokenizers.map(cutter) : [cutter(part)];
   const kinds = part?.type === "Sequence" ? part.pretokenizers.map((each) => each.type) : [part.type];
-  if (kinds.filter((kind) => kind === "ByteLevel").length !== 1 || kinds.at(-1) !== "ByteLevel") refuse("pre_tokenizer", part);
+  if (kinds.filter((kind) => kind === "ByteLevel").length !== 1 || kinds.at(-1) !== "ByteLevel")
+    refuse("pre_tokenizer", part);
   return (text) => steps.reduce((pieces, step) => pieces.flatMap(step), text === "" ? [] : [text]);
 }
 
 function cutter(part) {
-  if (part?.type === "Digits") return part.individual_digits ? (text) => isolated(text, /\p{N}/gu) : (text) => isolated(text, /\p{N}+/gu);
+  if (part?.type === "Digits")
+    return part.individual_digits ? (text) => isolated(text, /\p{N}/gu) : (text) => isolated(text, /\p{N}+/gu);
   if (part?.type === "Split") return splitter(part);
   if (part?.type !== "ByteLevel") refuse("pre_tokenizer", part);
   const pattern = translated(GPT2);
@@ -204,7 +215,11 @@ function splitter(part) {
   const { Regex, String: text } = part.pattern ?? {};
   const pattern = Regex === undefined ? new RegExp(literal(text), "gu") : translated(Regex);
   if (part.behavior === "Isolated") return (given) => isolated(given, pattern); // inverted or not: the same pieces
-  if (part.behavior === "Removed") return (given) => cut(given, pattern).filter(([, hit]) => hit === Boolean(part.invert)).map(([piece]) => piece);
+  if (part.behavior === "Removed")
+    return (given) =>
+      cut(given, pattern)
+        .filter(([, hit]) => hit === Boolean(part.invert))
+        .map(([piece]) => piece);
   return refuse("pre_tokenizer", part);
 }
 

@@ -1,6 +1,7 @@
 /**
  * The tools of a manifest (tools.json, knowledge.json) that need no server: calculator, clock, lookup, search. The
- * others are there by name and answer with the reason why they cannot be used, as they do in Python without what they need.
+ * others are there by name and answer with the reason why they cannot be used, as they do in Python where something is
+ * missing.
  */
 
 import { argumentsFromText, ToolError } from "./calls.js";
@@ -19,13 +20,15 @@ const DISABLED = {
 export class Toolbox {
   /**
    * @param {object} manifest the parsed tools.json.
-   * @param {{format: number, records: [string, [string, string][]][]}|null} knowledge the index of knowledge.json, as pairs:
+   * @param {{format: number, records: [string, [string, string][]][]}|null} knowledge of knowledge.json, as pairs:
    *   an object of JavaScript would not keep the order of subjects such as "1984".
    * @throws {Error} a format or a kind that the page does not know.
    */
   constructor(manifest, knowledge = null) {
-    if (manifest.format !== FORMAT) throw new Error(`tools.json has format ${manifest.format}, the page reads ${FORMAT}`);
-    if (knowledge && knowledge.format !== FORMAT) throw new Error(`knowledge.json has format ${knowledge.format}, the page reads ${FORMAT}`);
+    if (manifest.format !== FORMAT)
+      throw new Error(`tools.json has format ${manifest.format}, the page reads ${FORMAT}`);
+    if (knowledge && knowledge.format !== FORMAT)
+      throw new Error(`knowledge.json has format ${knowledge.format}, the page reads ${FORMAT}`);
     const index = knowledge && new Knowledge(knowledge.records);
     this.tools = new Map(manifest.tools.map((row) => [row.name, tool(row, index)]));
   }
@@ -42,7 +45,10 @@ export class Toolbox {
   call({ name, text }) {
     try {
       const known = this.tools.get(name);
-      if (!known) throw new ToolError(`there is no tool '${head(name, 60)}'; there are ${[...this.tools.keys()].join(", ") || "none"}`);
+      if (!known)
+        throw new ToolError(
+          `there is no tool '${head(name, 60)}'; there are ${[...this.tools.keys()].join(", ") || "none"}`,
+        );
       if (known.disabled) throw new ToolError(known.disabled);
       return { text: shortened(known.run([...argumentsFromText(known.schema, text).values()])), ok: true };
     } catch (error) {
