@@ -285,7 +285,7 @@ def cross_entropy_search(
     generations: int,
     elite_fraction: float,
 ) -> tuple[float, ...]:
-    """Weights in [−0.5, 1.5] of least cost (Rubinstein and Kroese 2004); each weight alone and their mean are tried too.
+    """Weights in [−0.5, 1.5] of least cost (Rubinstein and Kroese 2004); each alone and their mean are tried too.
 
     Args:
         cost: of weights; not finite counts as infinite.

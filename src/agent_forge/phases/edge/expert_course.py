@@ -172,9 +172,7 @@ def _row(lesson: Lesson) -> dict[str, Any]:
     return lesson.to_json() | {"gain": lesson.gain, "gain_fraction": lesson.gain / lesson.base.nats}
 
 
-def _chosen(
-    lessons: Mapping[str, Mapping[str, Any]], basis: Basis, most: int
-) -> tuple[list[Expert], dict[str, str]]:
+def _chosen(lessons: Mapping[str, Mapping[str, Any]], basis: Basis, most: int) -> tuple[list[Expert], dict[str, str]]:
     """The experts that are kept, and why the others are not."""
     skipped: dict[str, str] = {}
     gains: dict[str, float] = {}

@@ -16,6 +16,8 @@ from agent_forge.phases.edge.expert_lesson import Standing, Teacher
 from agent_forge.phases.edge.skills import Examples, Skill, opening
 
 _BLEND, _ORDINARY = "all skills together", "ordinary text"
+_FEW = 36
+"""Examples that a mixture is searched with: half of them to search, half to judge."""
 
 
 @torch.inference_mode()
@@ -87,7 +89,13 @@ def mixtures(
     rows = []
     for what, examples in shown.items():
         found = search_mixture(
-            model, tokenizer, experts, examples, generator=generator, population=population, generations=generations
+            model,
+            tokenizer,
+            experts,
+            examples[:_FEW],
+            generator=generator,
+            population=population,
+            generations=generations,
         )
         rows.append(_mixture_row(model, tokenizer, what, found, held[what], list(two_pass.experts)))
     for what, documents in held.items():

@@ -67,9 +67,9 @@ class ExpertSettings:
     policy_steps: int = 4
     policy_questions: int = 12
     policy_samples: int = 4
-    policy_learning_rate: float = 0.02
+    policy_learning_rate: float = 0.004
     divergence_weight: float = 0.05
-    answer_tokens: int = 32
+    answer_tokens: int = 24
     levels: tuple[int, ...] = (1, 2, 3)
     train_documents: int = 400
     selection_documents: int = 48
@@ -259,11 +259,11 @@ class Teacher:
         return not fine
 
     def _sample(self, training: VectorTraining, skill: Skill, step: int) -> tuple[list[Sample], float]:
-        """Own answers to some questions of the training split, those without an advantage left out; share of right ones."""
+        """Own answers to questions of the training split, those with an advantage; and the share of right ones."""
         settings = self.settings
         start = (step - settings.steps) * settings.policy_questions
         tasks = [skill.train.tasks[(start + n) % len(skill.train.tasks)] for n in range(settings.policy_questions)]
-        prompts = [ids for ids in prompt_ids(self.tokenizer, [t.prompt for t in tasks])]
+        prompts = prompt_ids(self.tokenizer, [task.prompt for task in tasks])
         repeated = [ids for ids in prompts for _ in range(settings.policy_samples)]
         room = 2 * settings.answer_tokens
         with torch.no_grad(), training.applied():

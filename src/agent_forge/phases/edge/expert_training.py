@@ -61,7 +61,7 @@ class VectorTraining:
         return side_paths(self.model, self.basis, self.vectors())
 
     def update(self, loss: Tensor, rate: float) -> bool:
-        """One step of Adam at ``rate`` times the peak; False, and nothing moved, where loss or gradient is not finite."""
+        """One step of Adam at ``rate`` times the peak; False, and nothing moved, if loss or gradient is not finite."""
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         gradient = self.flat.grad
