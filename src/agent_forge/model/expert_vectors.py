@@ -215,11 +215,15 @@ def side_paths(model: nn.Module, basis: Basis, vectors: Mapping[str, Tensor]) ->
 
 
 def _side_path(factors: Factors, z: Tensor) -> Any:
+    fixed = None if z.requires_grad else factors.left * (factors.singular * (z.to(factors.left) - 1))
+
     def add(module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> Tensor:
         x = arguments[0]
-        placed = Factors(*(part.to(x.device, x.dtype) for part in (factors.left, factors.singular, factors.right)))
-        change = placed.singular * (z.to(x.device, x.dtype) - 1)
-        return output + F.linear(F.linear(x, placed.right) * change, placed.left)
+        inner = F.linear(x, factors.right.to(x))
+        if fixed is not None:
+            return output + F.linear(inner, fixed.to(x))
+        change = factors.singular.to(x) * (z.to(x) - 1)
+        return output + F.linear(inner * change, factors.left.to(x))
 
     return add
 
