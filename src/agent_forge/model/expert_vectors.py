@@ -154,6 +154,19 @@ def mixed(experts: Sequence[Expert], weights: Sequence[float], *, name: str = "m
     return Expert(name, normalised({key: 1 + delta for key, delta in change.items()}), experts[0].base)
 
 
+def mixture_of(experts: Sequence[Expert], weights: Mapping[str, float]) -> Expert | None:
+    """`mixed` by the names of experts; None where no weight is left to mix.
+
+    Raises:
+        ValueError: a name that no expert has.
+    """
+    known = {expert.name: expert for expert in experts}
+    if unknown := sorted(set(weights) - set(known)):
+        raise ValueError(f"there is no expert {unknown[0]!r}; there are {', '.join(known) or 'none'}")
+    named = {name: weight for name, weight in weights.items() if weight}
+    return mixed([known[name] for name in named], list(named.values())) if named else None
+
+
 def normalised(vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """z as it is stored (fp16 values); drawn back towards 1, all by the same factor, if some value is out of range."""
     span = max((float((z - 1).abs().max()) for z in vectors.values() if len(z)), default=0.0)
