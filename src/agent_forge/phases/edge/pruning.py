@@ -1,14 +1,14 @@
 """Structured pruning: whole channels, heads and layers go, so that a smaller model of the same kind is left.
 
-Importance to first order as in Michel, Levy, Neubig 2019 (arXiv:1905.10650, section 4.1; greedy, iterative) and Molchanov
-et al. 2019 (arXiv:1906.10771); dependent rows and columns go together as in Ma, Fang, Wang 2023, "LLM-Pruner"
+Importance to first order as in Michel, Levy, Neubig 2019 (arXiv:1905.10650, section 4.1; greedy, iterative) and
+Molchanov et al. 2019 (arXiv:1906.10771); dependent rows and columns go together as in Ma, Fang, Wang 2023, "LLM-Pruner"
 (arXiv:2305.11627, section 3.1).
 
 What we do differently:
 1. Nothing is trained afterwards: what is left keeps its values bit for bit, ternary layers their γ.
 2. Every layer loses equally many units, the least important of its own: one configuration describes all layers.
-3. A cut counts by the loss that it really costs on the batches, per parameter that it frees; first order only says which
-   units of a kind go first.
+3. A cut counts by the loss that it really costs on the batches, per parameter that it frees; first order only says
+   which units of a kind go first.
 4. A judge asks the agent again (tools, persona, ordinary text) and its word is final. It is slow, so it judges a row of
    cuts at once; what fails is undone by bisection, down to the one cut that does the harm, whose kind then stays whole.
 """

@@ -90,6 +90,7 @@ class Speed:
         operations_token: of one more token.
         flops: fp32 matrix products a second of this machine, with these threads; 0 = not measured.
         bytes_per_second: copied in its memory.
+        load: programs that wanted a core, for each core, when it was measured: over 1 the times say too much.
     """
 
     runtime: str
@@ -105,6 +106,7 @@ class Speed:
     operations_token: int = 0
     flops: float = 0.0
     bytes_per_second: float = 0.0
+    load: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -205,7 +207,9 @@ def _verdict(metric: str, value: float, bound: float, basis: Basis, how: str) ->
 
 def _ratio(target: Target, speed: Speed) -> tuple[float, str]:
     if not speed.flops > 0 or not speed.bytes_per_second > 0:
-        raise ValueError(f"{speed.runtime}: the rates of the machine were not measured, so {target.name} has no estimate")
+        raise ValueError(
+            f"{speed.runtime}: the rates of the machine were not measured, so {target.name} has no estimate"
+        )
     compute, memory = speed.flops / target.flops, speed.bytes_per_second / target.bytes_per_second
     how = (
         f"measured here on {speed.architecture}, times {max(compute, memory):.1f}: matrix products "
