@@ -124,9 +124,7 @@ def _folder(path: Path) -> Iterator[Path]:
 
 def _export(folder: Path, out: Path) -> Path | None:
     """An ONNX export for the processor, where the extra is installed."""
-    if any(
-        find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime", "agent_forge.phases.edge.export_onnx")
-    ):
+    if any(find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")):
         typer.echo("onnxruntime is left out: pip install agent-forge[edge]", err=True)
         return None
     from agent_forge.phases.edge.export_onnx import export_onnx
