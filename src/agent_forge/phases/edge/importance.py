@@ -14,7 +14,7 @@ What we do differently:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -112,10 +112,10 @@ class _Watch:
         for hook in self._hooks:
             hook.remove()
 
-    def _projection(self, path: str):  # type: ignore[no-untyped-def]
+    def _projection(self, path: str) -> Callable[..., None]:
         return lambda _, arguments: self.inputs.setdefault(path, []).append(arguments[0])
 
-    def _layer(self, number: int):  # type: ignore[no-untyped-def]
+    def _layer(self, number: int) -> Callable[..., None]:
         def keep(_: nn.Module, arguments: tuple[Tensor, ...], named: dict[str, Tensor], output: object) -> None:
             x = arguments[0] if arguments else named["hidden_states"]
             y = output[0] if isinstance(output, tuple) else output
