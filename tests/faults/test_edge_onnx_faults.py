@@ -48,7 +48,7 @@ def test_the_agent_that_rounds_its_inputs_keeps_its_tokens(exported):
     assert facts["torch_max_logit_difference"] > 0
 
 
-def test_one_wrong_scale_is_seen_by_the_parity(exported, damaged):
+def test_pr7_o_one_wrong_scale_is_seen_by_the_parity(exported, damaged):
     def change(graph):
         scale = next(t for t in graph.initializer if t.name.endswith("down.matrix.scale"))
         scale.CopyFrom(numpy_helper.from_array(3 * numpy_helper.to_array(scale), scale.name))
