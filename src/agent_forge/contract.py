@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Kind: TypeAlias = Literal["corpus", "checkpoint", "checkpoints", "agent_file"]
+Kind: TypeAlias = Literal["corpus", "checkpoint", "checkpoints", "bundle", "agent_file"]
 """What an artifact is.
 
 - ``corpus``: a folder written by ``agent_forge.data.corpora``.
 - ``checkpoint``: a folder that ``AutoModelForCausalLM.from_pretrained`` loads.
 - ``checkpoints``: a tuple of those.
+- ``bundle``: a folder that runs without PyTorch: an ONNX graph, tokenizer and what the agent brings.
 - ``agent_file``: one ``.forge`` file in a folder.
 
 In ``Phase.consumes`` a trailing ``?`` marks an optional input.

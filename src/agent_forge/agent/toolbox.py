@@ -16,14 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from agent_forge.agent.belongings import KNOWLEDGE, MANIFEST, read_belongings
 from agent_forge.agent.calls import NAME, Call, result_turn
 from agent_forge.agent.knowledge import Knowledge
 from agent_forge.agent.schema import ToolError, check_schema, from_text, validated
 from agent_forge.agent.transcript import printable
 from agent_forge.errors import ArtifactCorrupt, ConfigError
 
-MANIFEST = "tools.json"
-KNOWLEDGE = "knowledge.json"
 FORMAT = 1
 MAX_RESULT_CHARACTERS = 2000
 _FIELDS = {"name", "description", "inputSchema", "kind", "settings"}
@@ -152,7 +151,7 @@ class Toolbox:
     @classmethod
     def load(cls, checkpoint: Path, **options: Any) -> Toolbox | None:
         """The toolbox of a checkpoint folder, or None if the model has no tools; options as `from_json`."""
-        files = read_files(checkpoint)
+        files = read_belongings(checkpoint)
         if MANIFEST not in files:
             return None
         where = str(Path(checkpoint) / MANIFEST)
@@ -237,18 +236,6 @@ class Toolbox:
         if self.audit is not None:
             self.audit(name, read, result)
         return result
-
-
-def read_files(checkpoint: Path) -> dict[str, bytes]:
-    """Those of ``tools.json`` and ``knowledge.json`` that a checkpoint folder has: name → bytes."""
-    paths = [Path(checkpoint) / name for name in (MANIFEST, KNOWLEDGE)]
-    return {path.name: path.read_bytes() for path in paths if path.is_file()}
-
-
-def carry_tools(source: Path, target: Path) -> None:
-    """Copies the tools of one checkpoint folder to another; nothing happens for a bare model."""
-    for name, content in read_files(source).items():
-        (Path(target) / name).write_bytes(content)
 
 
 def _rows(manifest: str | bytes, where: str) -> list[dict[str, Any]]:

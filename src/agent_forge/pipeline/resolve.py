@@ -115,7 +115,8 @@ def load_toolbox(path: Path, **options: Any) -> Toolbox | None:
         ConfigError: a tool that this version does not know.
         DataError: a ``folder`` that cannot be used.
     """
-    from agent_forge.agent.toolbox import KNOWLEDGE, MANIFEST, Toolbox
+    from agent_forge.agent.belongings import KNOWLEDGE, MANIFEST
+    from agent_forge.agent.toolbox import Toolbox
 
     if path.is_dir():
         return Toolbox.load(path, **options)

@@ -4,6 +4,15 @@ import pytest
 import torch
 
 from agent_forge.agent.kinds import world_toolbox
+from agent_forge.agent.persona import (
+    Choice,
+    choices,
+    choices_of_answers,
+    preferred,
+    style_statistics,
+    with_histories,
+)
+from agent_forge.agent.tool_exam import expected, says
 from agent_forge.agent.transcript import Transcript, Turn
 from agent_forge.data.corpora import Corpus
 from agent_forge.data.packing import IGNORED
@@ -15,15 +24,7 @@ from agent_forge.phases.baking.compatibility import judge
 from agent_forge.phases.baking.config import BakingConfig
 from agent_forge.phases.baking.judgement import Judgement
 from agent_forge.phases.baking.loop import Round, plateau
-from agent_forge.phases.baking.measurement import expected, recovered, says
-from agent_forge.phases.baking.persona_cycle import (
-    Choice,
-    choices,
-    choices_of_answers,
-    preferred,
-    style_statistics,
-    with_histories,
-)
+from agent_forge.phases.baking.measurement import recovered
 from agent_forge.phases.baking.student import Student
 from agent_forge.phases.baking.tools_cycle import practice_batches, practice_loss
 from agent_forge.phases.baking.trajectories import Prompt, Trajectory, grouped, knowledge_of, sample_trajectories

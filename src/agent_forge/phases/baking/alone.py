@@ -16,7 +16,8 @@ import torch
 from pydantic import ValidationError
 from transformers import PreTrainedTokenizerBase
 
-from agent_forge.agent.toolbox import Toolbox, read_files
+from agent_forge.agent.belongings import TOOL_FILES, read_belongings
+from agent_forge.agent.toolbox import Toolbox
 from agent_forge.data.corpora import Corpus, ingest
 from agent_forge.data.practice_dialogues import Exchange, exchanges
 from agent_forge.errors import ConfigError
@@ -91,7 +92,13 @@ def bake_folder(
     student.finish()
     after = mean_divergence(model, held, wanted)
     facts = _facts(config, prompt.strip(), seed, before, after)
-    _write(student, tokenizer, out, facts, read_files(Path(model_folder)) if Path(model_folder).is_dir() else {})
+    _write(
+        student,
+        tokenizer,
+        out,
+        facts,
+        read_belongings(Path(model_folder), TOOL_FILES) if Path(model_folder).is_dir() else {},
+    )
     return facts
 
 

@@ -7,38 +7,20 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from agent_forge.agent.kinds import world_toolbox
-from agent_forge.agent.knowledge import Knowledge
+from agent_forge.agent.persona import Choice, preferred, style_statistics
+from agent_forge.agent.tool_exam import ToolScores, Worlds, ask_tools, merged, questions_about, shown
 from agent_forge.agent.toolbox import Toolbox
 from agent_forge.data.corpora import Corpus
 from agent_forge.data.documents import Split, Task
 from agent_forge.data.practice_dialogues import Exchange
 from agent_forge.data.thought_habit import habit_tasks
 from agent_forge.data.tokenizer import has_thoughts
-from agent_forge.data.world_knowledge import world_records
 from agent_forge.evaluation.bits_per_byte import mean_bits_per_byte, score_domains
 from agent_forge.evaluation.tasks import exact_match
 from agent_forge.optim.prompt_baking import mean_divergence
 from agent_forge.phases.baking.compatibility import judge
 from agent_forge.phases.baking.config import BakingConfig
-from agent_forge.phases.baking.measurement import (
-    Baseline,
-    ToolScores,
-    ask_tools,
-    merged,
-    persona_figures,
-    prefixed,
-    questions_about,
-    recovered,
-    shown,
-)
-from agent_forge.phases.baking.persona_cycle import Choice, preferred, style_statistics
-
-Worlds = Sequence[tuple[int, Toolbox]]
-
-
-_UNSEEN_WORLD = 1_000_003
-"""Added to the seed: a world whose people occur nowhere in training."""
+from agent_forge.phases.baking.measurement import Baseline, persona_figures, prefixed, recovered
 
 
 class Judgement:
@@ -170,13 +152,3 @@ class Judgement:
         return merged(
             [ask_tools(model, self.tokenizer, b, q, answer_tokens=tokens, prompted=prompted) for b, q in rows]
         )
-
-
-def worlds_of(config: BakingConfig, corpus: Corpus, seed: int, tools: Any) -> list[tuple[int, Toolbox]]:
-    """The agent's own world (that of the corpus where it has one) and one that nothing was trained on."""
-    known = corpus.facts.get("seed")
-    own = seed if known is None else int(known)
-    return [
-        (world, world_toolbox(Knowledge(world_records(world, max(config.levels)))).only(tools))
-        for world in (own, own + _UNSEEN_WORLD)
-    ]

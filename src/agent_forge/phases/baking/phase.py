@@ -14,6 +14,8 @@ from typing import Any, ClassVar
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from agent_forge.agent.persona import Choice
+from agent_forge.agent.tool_exam import questions_about, worlds_of
 from agent_forge.agent.toolbox import Toolbox
 from agent_forge.contract import Artifacts, Context, one
 from agent_forge.data.corpora import Corpus
@@ -25,10 +27,10 @@ from agent_forge.model.ternary_selection import select
 from agent_forge.phases.baking import DECLARATION
 from agent_forge.phases.baking.config import BakingConfig
 from agent_forge.phases.baking.course import Course
-from agent_forge.phases.baking.judgement import Judgement, worlds_of
+from agent_forge.phases.baking.judgement import Judgement
 from agent_forge.phases.baking.loop import Round, alternate
-from agent_forge.phases.baking.measurement import baseline, persona_choices, questions_about
-from agent_forge.phases.baking.persona_cycle import Choice, persona_cycle, propose_persona
+from agent_forge.phases.baking.measurement import baseline, persona_choices
+from agent_forge.phases.baking.persona_cycle import persona_cycle, propose_persona
 from agent_forge.phases.baking.student import Student
 from agent_forge.phases.baking.tools_cycle import joint_cycle, practice_loss, tools_cycle
 
@@ -58,7 +60,7 @@ class Baking:
         rounds, ended = self._bake(config, course, corpus, judgement, (prompt, tools, told, text_before["selection"]))
         final = student.weights()
         # Questions to dropped tools are asked, too.
-        whole = worlds_of(config, corpus, context.seed, config.tools)
+        whole = worlds_of(config.levels, corpus, context.seed, config.tools)
         asked = questions_about(whole, config.levels, config.tools, "test", config.test_questions)
         student.load(course.kept["practised"])
         with rounded(student.model):
@@ -67,7 +69,7 @@ class Baking:
         student.load(final)
         # Rounding for good is part of what the last verdict is about.
         student.finish()
-        worlds = worlds_of(config, corpus, context.seed, tools)
+        worlds = worlds_of(config.levels, corpus, context.seed, tools)
         verdicts += judgement.verdicts(model, worlds, tools, prompted=False)
         tools = _staying(context, tools, verdicts)
         facts = self._facts(config, source.digest, context.seed, prompt, tools, (rounds, ended))
@@ -104,7 +106,7 @@ class Baking:
             config, model, tokenizer, corpus, config.tools, Persona.of(prompt), context.seed, habits
         )
         course.segment("practice", config.practice_steps, prepare, learning_rate=config.learning_rate, whole=True)
-        worlds = worlds_of(config, corpus, context.seed, config.tools)
+        worlds = worlds_of(config.levels, corpus, context.seed, config.tools)
         verdicts: list[dict[str, Any]] = course.remember(
             "verdicts", lambda: judgement.first_verdicts(model, worlds, config.tools)
         )
@@ -122,7 +124,7 @@ class Baking:
     ) -> tuple[list[Round], str]:
         """The rounds, then both prompts together on the weights that will be rounded."""
         prompt, tools, told, text_before = given
-        worlds = worlds_of(config, corpus, course.context.seed, tools)
+        worlds = worlds_of(config.levels, corpus, course.context.seed, tools)
         model, tokenizer = course.student.model, course.student.tokenizer
         idle = list(islice(exchanges(79, config.levels, "selection", tools=()), config.selection_questions))
         rows = course.remember(

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from agent_forge.agent.toolbox import carry_tools
+from agent_forge.agent.belongings import carry_tools
 from agent_forge.data.corpora import Corpus, ingest
 from agent_forge.data.documents import Document
 from agent_forge.data.packing import Batches, pack

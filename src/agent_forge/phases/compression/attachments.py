@@ -1,4 +1,4 @@
-"""Small files that travel with an agent inside its `.forge` file: its tools, and what they look things up in.
+"""Small files that travel with an agent inside its `.forge` file: see `agent_forge.agent.belongings`.
 
 Each is a section of its own (``extra/file/NAME``, zstd), so it has a digest as every section has and counts in the
 size.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from agent_forge.agent.toolbox import KNOWLEDGE, MANIFEST, read_files
+from agent_forge.agent.belongings import BELONGINGS, read_belongings
 from agent_forge.errors import ArtifactCorrupt
 from agent_forge.phases.compression.forge_file import read_manifest, read_section
 from agent_forge.phases.compression.plain import compress_bytes, decompress_bytes
@@ -19,7 +19,7 @@ _LIMIT = 1 << 28
 
 def attached(checkpoint: Path) -> dict[str, bytes]:
     """What of a checkpoint folder goes into the file: section (without ``extra/``) → bytes; empty for a bare model."""
-    return {_PREFIX + name: compress_bytes(content) for name, content in read_files(checkpoint).items()}
+    return {_PREFIX + name: compress_bytes(content) for name, content in read_belongings(checkpoint).items()}
 
 
 def attachments(path: Path) -> dict[str, bytes]:
@@ -30,7 +30,7 @@ def attachments(path: Path) -> dict[str, bytes]:
     """
     present = {str(section[0]) for section in read_manifest(path)["sections"]}
     found = {}
-    for name in (MANIFEST, KNOWLEDGE):
+    for name in BELONGINGS:
         section = f"extra/{_PREFIX}{name}"
         if section in present:
             packed = read_section(path, section)
