@@ -8,14 +8,17 @@ again among other questions is another one, and short answers wait for the longe
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from agent_forge.model.thought_rule import THOUGHT_BUDGET, Think, ThoughtRule, thought_rule
+
+Insert: TypeAlias = Callable[[Sequence[int]], Sequence[int]]
+"""What a row has said so far → tokens that it says next without being asked; none = the model goes on."""
 
 _LEAVE_FRACTION = 0.125
 """Share of ended rows from which on they are taken out: taking out copies the cache."""
@@ -33,6 +36,7 @@ def generate_rows(
     think: Think = "auto",
     thought_budget: int = THOUGHT_BUDGET,
     stop_ids: Collection[int] | None = None,
+    insert: Insert | None = None,
     batch_rows: int = 128,
 ) -> list[list[int]]:
     """One draw after each prompt, or the likeliest tokens.
@@ -47,6 +51,7 @@ def generate_rows(
         temperature: 0 = always the likeliest token.
         think, thought_budget: as in `agent_forge.model.generation.generate_tokens`.
         stop_ids: tokens that end a continuation; None = the tokenizer's end token.
+        insert: asked after each token of a row, its thought marks included, for tokens that come next in any case.
         batch_rows: prompts at once at most; those of like length go together.
 
     Returns:
@@ -72,8 +77,8 @@ def generate_rows(
         rows = order[start : start + batch_rows]
         uniform = None if temperature == 0 else _uniform([seeds[n] for n in rows], max_tokens)
         batch = _Rows(model, [[*prompts[n], *given] for n in rows], pad, uniform, temperature, rule)
-        for n, ids in zip(rows, batch.run(max_tokens - len(given), stop), strict=True):
-            said[n] = [*given, *ids]
+        for n, ids in zip(rows, batch.run(given, max_tokens, stop, insert), strict=True):
+            said[n] = ids
     return said
 
 
@@ -97,9 +102,12 @@ class _Rows:
     ) -> None:
         self.model, self.uniform, self.temperature, self.rule = model, uniform, temperature, rule
         self.device = next(model.parameters()).device
-        longest = max(map(len, prompts))
-        ids = [[pad] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
-        mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+        # equal prompts are read once
+        numbers: dict[tuple[int, ...], int] = {}
+        self.reader = [numbers.setdefault(tuple(prompt), len(numbers)) for prompt in prompts]
+        longest = max(map(len, numbers))
+        ids = [[pad] * (longest - len(prompt)) + list(prompt) for prompt in numbers]
+        mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in numbers]
         self.whole = torch.tensor(ids, device=self.device)
         self.mask = torch.tensor(mask, device=self.device)
         self.alive = list(range(len(prompts)))
@@ -107,25 +115,45 @@ class _Rows:
         own: Any = getattr(model, "make_cache", None)
         self.cache: Any = DynamicCache(config=model.config) if own is None else own()
 
-    def run(self, max_tokens: int, stop: Collection[int]) -> list[list[int]]:
-        """The continuation of every row."""
-        said: list[list[int]] = [[] for _ in self.alive]
+    def run(
+        self, given: Sequence[int], max_tokens: int, stop: Collection[int], insert: Insert | None
+    ) -> list[list[int]]:
+        """The continuation of every row, ``given`` included."""
+        said = [list(given) for _ in self.alive]
+        waiting: list[list[int]] = [[] for _ in self.alive]
         ended: set[int] = set()
-        fresh = self.whole.shape[1]
-        for step in range(max_tokens):
-            tokens = self._choose(self._logits(fresh), step)
-            fresh = 1
-            for n, token in zip(self.alive, tokens.tolist(), strict=True):
-                if n not in ended and token in stop:
+        for step in range(max_tokens - len(given)):
+            logits = self._read() if step == 0 else self._logits(1)
+            tokens = self._choose(logits, step)
+            chosen = tokens.tolist()
+            for place, n in enumerate(self.alive):
+                if n in ended:
+                    continue
+                if waiting[n]:
+                    tokens[place] = chosen[place] = waiting[n].pop(0)
+                token = chosen[place]
+                if token in stop:
                     ended.add(n)
-                elif n not in ended:
-                    said[n].append(token)
+                    continue
+                said[n].append(token)
+                if insert is not None and not waiting[n]:
+                    waiting[n] = list(insert(said[n]))
             if len(ended) == len(said):
                 break
             self.whole = torch.cat([self.whole, tokens[:, None]], 1)
             self.mask = torch.cat([self.mask, torch.ones_like(tokens[:, None])], 1)
             self._leave(ended)
         return said
+
+    def _read(self) -> Tensor:
+        """The first logits [rows, vocab]: each different prompt is read once, then stands for all rows that have it."""
+        logits = self._logits(self.whole.shape[1])
+        if len(self.reader) == len(self.whole):
+            return logits
+        index = torch.tensor(self.reader, device=self.device)
+        self.whole, self.mask = self.whole[index], self.mask[index]
+        self.cache.batch_select_indices(index)
+        return logits[index]
 
     def _logits(self, fresh: int) -> Tensor:
         """[rows, vocab] for what follows; the last ``fresh`` tokens have not been read yet."""
