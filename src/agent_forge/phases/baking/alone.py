@@ -92,13 +92,8 @@ def bake_folder(
     student.finish()
     after = mean_divergence(model, held, wanted)
     facts = _facts(config, prompt.strip(), seed, before, after)
-    _write(
-        student,
-        tokenizer,
-        out,
-        facts,
-        read_belongings(Path(model_folder), TOOL_FILES) if Path(model_folder).is_dir() else {},
-    )
+    # What is no folder (an id of a hub) has no tools: nothing is found, and nothing is carried.
+    _write(student, tokenizer, out, facts, read_belongings(Path(model_folder), TOOL_FILES))
     return facts
 
 
