@@ -100,7 +100,14 @@ class AgentDesign:
     @property
     def is_one_attempt(self) -> bool:
         """Whether it makes one greedy attempt with tools at hand: what can be shown while it is written."""
-        return self.canonical().samples == 1 and self.greedy_first and self.tools != "after" and self.calculated == "no"
+        design = self.canonical()
+        shaped = design.recursion_steps is not None or design.window is not None
+        return (
+            design.samples == 1
+            and design.greedy_first
+            and design.calculated == "no"
+            and not (shaped or design.tools == "after")
+        )
 
     def canonical(self) -> AgentDesign:
         """The same behaviour with what does not matter left at its default: equal ones behave equally."""
