@@ -14,7 +14,6 @@ What we do differently:
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -49,7 +48,7 @@ class AgentDesign:
         greedy_first: whether the first attempt takes the likeliest tokens instead.
         calculated: whether equations in thoughts get their results from the calculator: ``no``, ``yes``, or in every
             second attempt.
-        checks: check → ``doubt`` or ``reject``.
+        checks: check → ``doubt`` or ``reject``; a mapping is taken, too, and kept as sorted pairs.
         enough: attempts end once the votes for one answer reach this; 0 = all attempts are made.
         thought_budget: tokens of a thought at most.
         max_calls: of tools, for one attempt.
@@ -65,13 +64,13 @@ class AgentDesign:
     temperature: float = 0.0
     greedy_first: bool = True
     calculated: Literal["no", "yes", "in turn"] = "no"
-    checks: Mapping[str, Literal["doubt", "reject"]] | tuple[tuple[str, str], ...] = ()
+    checks: tuple[tuple[str, str], ...] = ()
     enough: float = 0.0
     thought_budget: int = 128
     max_calls: int = 8
     recursion_steps: int | None = None
     window: int | None = None
-    experts: Mapping[str, float] | tuple[tuple[str, float], ...] = ()
+    experts: tuple[tuple[str, float], ...] = ()
     pruning: str = ""
 
     def __post_init__(self) -> None:

@@ -68,6 +68,9 @@ def test_the_front_is_that_of_pymoo(rows):
 ASKED = [f"Add {a} and {b}." for a in range(2, 6) for b in range(1, 4)]
 PROBLEMS = [Problem(ask, str(int(ask[4]) + int(ask[10])), "sum", 1) for ask in ASKED]
 
+HOPELESS = [Problem(f"Add 9 and {b}.", "no such answer", "sum", 1) for b in range(1, 5)]
+MIXED = [problem for n in range(4) for problem in (*PROBLEMS[3 * n : 3 * n + 3], HOPELESS[n])]
+
 
 @pytest.fixture(scope="module")
 def agent():
@@ -93,7 +96,7 @@ def space_of(agent, **options):
 
 @pytest.fixture(scope="module")
 def searched(agent):
-    questions = Questions(PROBLEMS, PROBLEMS[:4], PROBLEMS)
+    questions = Questions(MIXED, MIXED[:4], MIXED)
     states = []
     found = search_design(
         bench(agent), questions, space_of(agent), evaluations=11, population=6, screen=6, seed=3,
@@ -109,7 +112,7 @@ def test_the_verdict_adds_up(searched, agent):
     assert found.measured["over_hand_written"] == pytest.approx(
         found.measured["test_accuracy"] - found.measured["hand_written_test_accuracy"]
     )
-    again = bench(agent).measure(found.design, PROBLEMS)
+    again = bench(agent).measure(found.design, MIXED)
     assert again.accuracy == found.measured["test_accuracy"]
     assert again.mean_tokens == found.measured["test_tokens"]
     assert found.page["design"] == found.design.to_json()
@@ -123,7 +126,7 @@ def test_the_search_knows_what_helps(searched, agent):
     """Once it has the calculator, this agent is right: asked as it comes, it is not."""
     _, _, found = searched
     assert found.design.calculated != "no", found.page["test"]
-    habit = bench(agent).measure(AgentDesign(thought_budget=16), PROBLEMS)
+    habit = bench(agent).measure(AgentDesign(thought_budget=16), MIXED)
     assert found.measured["test_accuracy"] > habit.accuracy
 
 
@@ -159,7 +162,7 @@ def test_without_head_room_nothing_is_searched(agent):
 def test_what_cannot_be_carried_out_is_charged(agent):
     space = space_of(agent, windows=(None, 4))  # a Llama has no such window
     found = search_design(
-        bench(agent), Questions(PROBLEMS, (), PROBLEMS), space, evaluations=14, population=6, screen=6, seed=1
+        bench(agent), Questions(MIXED, (), MIXED), space, evaluations=14, population=6, screen=6, seed=1
     )
     assert found.measured["failed_evaluations"] > 0
     assert found.measured["evaluations"] == 14
@@ -214,7 +217,7 @@ def test_options_of_the_caller_enter_the_genotype(agent):
     space = space_of(agent, prunings=("", "half"), experts=({}, {"sums": 0.5}))
     found = search_design(
         bench(agent, equip=Equipped, size_of=lambda design: sizes[design.pruning]),
-        Questions(PROBLEMS, (), PROBLEMS), space, evaluations=16, population=12, seed=2, control=False,
+        Questions(MIXED, (), MIXED), space, evaluations=16, population=12, seed=2, control=False,
     )  # fmt: skip
     assert {pruning for pruning, _ in used} == set(sizes)
     assert {experts for _, experts in used} == {(), (("sums", 0.5),)}
@@ -224,7 +227,7 @@ def test_options_of_the_caller_enter_the_genotype(agent):
 
 def test_a_bound_on_tokens_is_kept(agent):
     found = search_design(
-        bench(agent), Questions(PROBLEMS, (), PROBLEMS), space_of(agent), evaluations=11, population=6,
+        bench(agent), Questions(MIXED, (), MIXED), space_of(agent), evaluations=11, population=6,
         max_mean_tokens=14, control=False, seed=3,
     )  # fmt: skip
     assert found.measured["test_tokens"] <= 14
@@ -239,7 +242,7 @@ def test_every_hand_written_design_lies_in_the_space(agent):
     assert {design.tools for design in hand_written(bare).values()} == {"never"}
     assert space.num_designs > 10**6
     with pytest.raises(ValueError, match="fewer than the 7"):
-        search_design(bench(agent), Questions(PROBLEMS, (), PROBLEMS), space, evaluations=3)
+        search_design(bench(agent), Questions(MIXED, (), MIXED), space, evaluations=3)
     with pytest.raises(ValueError, match="needs questions"):
         search_design(bench(agent), Questions([], (), []), space, evaluations=9)
 
