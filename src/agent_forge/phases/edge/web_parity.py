@@ -65,9 +65,24 @@ def web_parity(
     Raises:
         HandoffError: the page cannot be opened, or it reads other tokens than the model.
     """
-    theirs = page_answers(folder, questions, options)
+    return compared_answers(model, tokenizer, toolbox, questions, page_answers(folder, questions, options), options)
+
+
+def compared_answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    toolbox: Toolbox | None,
+    questions: Sequence[str],
+    answers: Sequence[Answer],
+    options: Mapping[str, int],
+) -> dict[str, int]:
+    """The figures of `web_parity` for what a page answered.
+
+    Raises:
+        HandoffError: the page reads other tokens than the model.
+    """
     compared, equal, same = 0, 0, 0
-    for question, there in zip(questions, theirs, strict=True):
+    for question, there in zip(questions, answers, strict=True):
         here = model_answer(model, tokenizer, toolbox, question, options)
         if here.prompt != there.prompt:
             raise HandoffError(f"the page's tokenizer reads other tokens than the model's: {question!r}")
