@@ -75,6 +75,9 @@ const answers = {
     const agent = new Agent({ tokenizer: new Tokenizer(tokenizer), graph: null, toolbox: null, dialogue });
     return conversations.map((said) => agent.prompt(said.map((message) => ({ ...message, ids: null }))));
   },
+  async open({ page }) {
+    return [...(await opened(page)).toolbox.tools.keys()];
+  },
   async graph({ inputs, outputs, manifest }) {
     const { StepGraph } = await part("generation");
     return new StepGraph(null, { inputNames: inputs, outputNames: outputs }, manifest).manifest;
