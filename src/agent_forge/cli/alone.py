@@ -118,19 +118,31 @@ def compress(
 
 def export(
     model: Annotated[str, typer.Argument(help="Checkpoint folder, session or digest.")],
-    to: Annotated[str, typer.Option("--to", help="hf, hf-bitnet or gguf.")],
+    to: Annotated[str, typer.Option("--to", help="onnx-cpu, onnx-web, hf, hf-bitnet or gguf.")],
     out: OutFolder,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a model in a format of the neighbours, and say how equal it is."""
-    from agent_forge.phases.bitnet.export import export_folder
     from agent_forge.pipeline.resolve import resolve_model
 
     # An export copies tensors without looking at them, so the model is loaded once to refuse what is not sound.
     with _sound_folder(resolve_model(model, home_path(home))) as folder:
-        facts = export_folder(folder, out, to=to)
+        facts = _exported(folder, out, to)
     _tell(facts, as_json, f"wrote {out}")
+
+
+def _exported(folder: Path, out: Path, to: str) -> dict[str, Any]:
+    """Facts about the export that ``to`` names."""
+    if to in ("onnx-cpu", "onnx-web"):
+        from agent_forge.phases.edge.export_onnx import export_onnx
+
+        return export_onnx(folder, out, "cpu" if to == "onnx-cpu" else "web")
+    from agent_forge.phases.bitnet.export import TARGETS, export_folder
+
+    if to not in TARGETS:
+        raise ConfigError(f"unknown export target {to!r}; the targets are onnx-cpu, onnx-web, {', '.join(TARGETS)}")
+    return export_folder(folder, out, to=to)
 
 
 @contextmanager

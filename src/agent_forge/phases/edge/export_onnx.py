@@ -1,0 +1,195 @@
+"""`export_onnx`: a checkpoint as an ONNX graph for the processor or the browser, with its parity measured."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import nn
+from torch.export import Dim
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from agent_forge.agent.belongings import DESIGN, TOOL_FILES
+from agent_forge.contract import END_THINK, THINK
+from agent_forge.errors import ConfigError, HandoffError
+from agent_forge.model.checkpoint import load_model
+from agent_forge.model.modeling import CognateForCausalLM
+from agent_forge.model.ternary import PER_ROW, PER_TENSOR, TernaryLinear
+from agent_forge.phases.edge.onnx_session import FORMAT, MANIFEST
+
+Flavour: TypeAlias = Literal["cpu", "web"]
+FLAVOURS = ("cpu", "web")
+GRAPH = "model.onnx"
+_FOLDED = 512
+"""Elements of a constant that the exporter works out; larger ones are left to the runtime, which has the memory."""
+CARRIED = (
+    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+    "chat_template.jinja", *TOOL_FILES, DESIGN,
+)  # fmt: skip
+"""Files beside the weights that a runner may want; experts are not among them: they need the weights apart."""
+
+
+def export_onnx(folder: Path | str, out: Path | str, flavour: Flavour = "cpu") -> dict[str, Any]:
+    """Writes the step graph of a checkpoint, ``onnx.json`` and the files that go with them, and measures parity.
+
+    Args:
+        folder: a checkpoint folder; ternary layers where ``ternary.json`` says so.
+        out: folder to write; made if missing, must be empty.
+        flavour: "cpu" (products of integers) or "web" (fp32 products, unpacked when the graph is loaded).
+
+    Returns:
+        Facts: flavour, file, bytes of the graph and of the folder, and those of `onnx_parity.parity`.
+
+    Raises:
+        ConfigError: an unknown flavour, an output folder that holds something, or the extra is not installed.
+        HandoffError: the architecture has no form as a graph; one sentence says why.
+    """
+    folder, out = Path(folder), Path(out)
+    if flavour not in FLAVOURS:
+        raise ConfigError(f"unknown ONNX flavour {flavour!r}; the flavours are {', '.join(FLAVOURS)}")
+    if out.exists() and any(out.iterdir()):
+        raise ConfigError(f"{out} is not empty; an export is written into a folder of its own")
+    _need_extra()
+    from agent_forge.phases.edge.onnx_parity import parity
+
+    model, tokenizer = load_model(folder)
+    out.mkdir(parents=True, exist_ok=True)
+    manifest = write_graph(model, out / GRAPH, flavour)
+    manifest["tokens"] = _special_tokens(model, tokenizer)
+    (out / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    for name in CARRIED:
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, out / name)
+    sizes = {"bytes": (out / GRAPH).stat().st_size, "folder_bytes": sum(path.stat().st_size for path in out.iterdir())}
+    return {"flavour": flavour, "file": GRAPH, **sizes, **parity(model, tokenizer, out)}
+
+
+def write_graph(model: PreTrainedModel, path: Path, flavour: Flavour) -> dict[str, Any]:
+    """Writes the graph of a model; gives what ``onnx.json`` says about it.
+
+    Raises:
+        HandoffError: the architecture has no form as a graph.
+    """
+    from agent_forge.phases.edge.onnx_graph import OPSET, CognateStep
+    from agent_forge.phases.edge.onnx_transformers import TransformersStep
+
+    step: CognateStep | TransformersStep
+    try:
+        if isinstance(model, CognateForCausalLM):
+            step = CognateStep(model, lambda layers: projection(layers, flavour))
+        else:
+            step = TransformersStep(model, lambda layers: projection(layers, flavour))
+    except ValueError as error:
+        raise HandoffError(f"this model cannot be exported to ONNX: {error}") from error
+    step.eval()
+    states = step.states()
+    growing = [{state.shape.index("past"): Dim.DYNAMIC} if "past" in state.shape else {} for state in states]
+    examples = (torch.zeros(1, 4, dtype=torch.long), *(state.example(3) for state in states))
+    with torch.no_grad(), quiet():
+        program = torch.onnx.export(
+            step,
+            examples,
+            dynamo=True,
+            opset_version=OPSET,
+            dynamic_shapes={"input_ids": {1: Dim.DYNAMIC}, "past": tuple(growing)},
+            input_names=["input_ids", *(state.input for state in states)],
+            output_names=["logits", *(state.output for state in states)],
+            optimize=False,
+            verbose=False,
+        )
+    assert program is not None
+    path.write_bytes(_slim(program.model_proto))
+    vocabulary = int(model.get_output_embeddings().weight.shape[0])
+    return {
+        "format": FORMAT,
+        "flavour": flavour,
+        "file": path.name,
+        "architecture": model.config.model_type,
+        "opset": OPSET,
+        "vocab_size": vocabulary,
+        "inputs": [{"name": "input_ids", "dtype": "int64", "shape": [1, "tokens"]}],
+        "outputs": [{"name": "logits", "dtype": "float32", "shape": [1, vocabulary]}],
+        "states": [
+            {"input": state.input, "output": state.output, "dtype": state.dtype, "shape": list(state.shape)}
+            for state in states
+        ],
+        **step.sight(),
+    }
+
+
+def _slim(model: Any) -> bytes:
+    """The graph without what nobody runs: traces of the exporter, and constants that were unpacked too early."""
+    from onnxscript import optimizer
+
+    slim = optimizer.optimize(model, input_size_limit=_FOLDED, output_size_limit=_FOLDED)
+    for node in slim.graph.node:
+        del node.metadata_props[:]
+    del slim.graph.value_info[:]
+    content: bytes = slim.SerializeToString()
+    return content
+
+
+def projection(layers: Sequence[nn.Linear], flavour: Flavour) -> nn.Module:
+    """One product of layers that have the same input, in the form of the flavour."""
+    from agent_forge.phases.edge.onnx_cpu import IntegerLinear
+    from agent_forge.phases.edge.onnx_web import UnpackedLinear
+    from agent_forge.phases.edge.onnx_weights import Beside, PlainLinear
+
+    kinds = {(_has_codes(layer), getattr(layer, "activation_bits", 0)) for layer in layers}
+    if len(kinds) > 1:
+        return Beside([projection([layer], flavour) for layer in layers])
+    coded, bits = kinds.pop()
+    if not coded:
+        return PlainLinear(layers)
+    coded_layers = [layer for layer in layers if isinstance(layer, TernaryLinear)]
+    return IntegerLinear(coded_layers) if flavour == "cpu" and bits == 8 else UnpackedLinear(coded_layers)
+
+
+def _has_codes(layer: nn.Linear) -> bool:
+    """Whether a layer is whole numbers times a scale per output."""
+    if not isinstance(layer, TernaryLinear) or not layer.frozen or layer.bias is not None:
+        return False
+    return layer.layout.group_size in (PER_TENSOR, PER_ROW)
+
+
+def _special_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """The tokens that a runner must know; null where the tokenizer has none."""
+    end = tokenizer.eos_token_id
+    marks = tokenizer.get_vocab()
+    return {
+        "bos": tokenizer.bos_token_id,
+        "eos": [] if end is None else [end] if isinstance(end, int) else list(end),
+        "pad": tokenizer.pad_token_id,
+        "think": marks.get(THINK),
+        "end_think": marks.get(END_THINK),
+    }
+
+
+def _need_extra() -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(f"ONNX needs the extra edge: pip install agent-forge[edge] ({error})") from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """The exporter speaks of operators of other packages and of its own deprecations; none of it is about the model."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)

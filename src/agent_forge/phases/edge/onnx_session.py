@@ -1,0 +1,130 @@
+"""Decoding with an exported graph in onnxruntime: no torch, no transformers.
+
+``onnx.json`` beside the graph says what goes in and out; this file is the reference of how to drive it:
+zeros (or nothing, where a shape has "past") before the first pass, and after each pass what came out as the state
+goes in as the state.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent_forge.errors import ArtifactCorrupt, ConfigError
+
+MANIFEST = "onnx.json"
+FORMAT = 1
+PRUNE_SLACK = 64
+"""Remembered tokens beyond those that can be seen before they are dropped, as the cache of the model does it."""
+
+
+class OnnxSession:
+    """One text being read and written.
+
+    Args:
+        folder: an export: the graph and ``onnx.json``.
+        threads: of the processor; 0 = as many as there are cores.
+
+    Raises:
+        ConfigError: onnxruntime is not installed.
+        ArtifactCorrupt: the folder is no export, or its graph wants other files.
+    """
+
+    def __init__(self, folder: Path | str, *, threads: int = 0) -> None:
+        self.folder = Path(folder)
+        self.manifest = read_manifest(self.folder)
+        self.session = _load(self.folder / self.manifest["file"], threads)
+        self.states: list[dict[str, Any]] = self.manifest["states"]
+        self._outputs = ["logits", *(state["output"] for state in self.states)]
+        self.past: dict[str, NDArray[Any]] = {}
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets the text."""
+        self.past = {
+            state["input"]: np.zeros([0 if side == "past" else side for side in state["shape"]], state["dtype"])
+            for state in self.states
+        }
+
+    def step(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Reads at least one token; gives the logits [vocab] of the next.
+
+        Raises:
+            ValueError: no token, or one that the vocabulary does not have.
+        """
+        if not tokens or not 0 <= min(tokens) <= max(tokens) < self.manifest["vocab_size"]:
+            raise ValueError(f"expected at least one token from 0 to {self.manifest['vocab_size'] - 1}, got {tokens!r}")
+        found = self.session.run(self._outputs, {"input_ids": np.array([tokens], np.int64), **self.past})
+        self.past = {state["input"]: value for state, value in zip(self.states, found[1:], strict=True)}
+        self._prune()
+        logits: NDArray[np.float32] = found[0][0]
+        return logits
+
+    def greedy(self, prompt: Sequence[int], max_tokens: int, stop: Collection[int] = ()) -> Iterator[int]:
+        """Continues ``prompt`` with the likeliest tokens; a stop token ends the text and is not given."""
+        self.reset()
+        tokens = list(prompt)
+        for _ in range(max_tokens):
+            token = int(self.step(tokens).argmax())
+            if token in stop:
+                return
+            yield token
+            tokens = [token]
+
+    def _prune(self) -> None:
+        """Drops what no later token can see, once that is worth a copy."""
+        window, every = self.manifest["window"], self.manifest["global_every"]
+        if window is None:
+            return
+        positions = self.past["past_positions"][0]
+        if len(positions) <= window + PRUNE_SLACK:
+            return
+        seen = positions > positions[-1] + 1 - window
+        if every:
+            seen |= positions % every == 0
+        if len(positions) - int(seen.sum()) < PRUNE_SLACK:
+            return
+        for state in self.states:
+            if "past" in state["shape"]:
+                axis = state["shape"].index("past")
+                self.past[state["input"]] = np.compress(seen, self.past[state["input"]], axis)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """``onnx.json`` of an export.
+
+    Raises:
+        ArtifactCorrupt: there is none, it cannot be read, or its format is not known here.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        version = manifest["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactCorrupt(f"{path} does not describe an ONNX export: {error!r}") from error
+    if version != FORMAT:
+        raise ArtifactCorrupt(f"{path} has format {version}, this program reads {FORMAT}; update it")
+    return manifest
+
+
+def _load(path: Path, threads: int) -> Any:
+    try:
+        import onnx
+        import onnxruntime
+    except ImportError as error:
+        raise ConfigError(f"ONNX needs the extra edge: pip install agent-forge[edge] ({error})") from error
+    try:
+        content = path.read_bytes()
+        graph = onnx.load_model_from_string(content).graph
+    except Exception as error:
+        raise ArtifactCorrupt(f"{path} cannot be read as an ONNX graph: {error}") from error
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in graph.initializer):
+        raise ArtifactCorrupt(f"{path} wants weights from other files; such a graph may read any file, and is refused")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
