@@ -18,10 +18,15 @@ Drill = tuple[str, list[str], str]
 """Question, worked steps, answer."""
 
 
-def drill(seed: int, number: int, level: int) -> Item:
-    """Drill ``number`` of this seed at a level of 1–10."""
+def drill(seed: int, number: int, level: int, kind: str = "") -> Item:
+    """Drill ``number`` of this seed at a level of 1–10, of one of `KINDS` or of any (empty).
+
+    Raises:
+        KeyError: an unknown kind.
+    """
     rng = stream("drills", seed, number, level)
-    kind = rng.choice(tuple(KINDS))
+    drawn = rng.choice(tuple(KINDS))
+    kind = kind or drawn
     question, steps, answer = KINDS[kind](rng, level)
     worked = "\n".join([*steps, f"The answer is {answer}."])
     task = Task(question, answer, f"drills/{kind}", level, "drills")
