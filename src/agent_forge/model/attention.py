@@ -314,6 +314,7 @@ class Attention(nn.Module):
 
     Args:
         hidden_size, num_heads, num_key_value_heads: shape.
+        head_size: channels of a head; None = ``hidden_size`` shared out among the heads.
         qk_norm: RMSNorm with gain on each head's queries and keys.
         value_residual: mixes the values with those of the first layer by two learned scalars.
         eps: of the norms.
@@ -325,17 +326,18 @@ class Attention(nn.Module):
         num_heads: int,
         num_key_value_heads: int,
         *,
+        head_size: int | None = None,
         qk_norm: bool,
         value_residual: bool = False,
         eps: float = 1e-6,
     ) -> None:
         super().__init__()
-        self.head_size = hidden_size // num_heads
-        paired = num_key_value_heads * self.head_size
-        self.q_proj = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.head_size = head_size or hidden_size // num_heads
+        paired, whole = num_key_value_heads * self.head_size, num_heads * self.head_size
+        self.q_proj = nn.Linear(hidden_size, whole, bias=False)
         self.k_proj = nn.Linear(hidden_size, paired, bias=False)
         self.v_proj = nn.Linear(hidden_size, paired, bias=False)
-        self.o_proj = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.o_proj = nn.Linear(whole, hidden_size, bias=False)
         self.o_proj.starts_as = "output"  # type: ignore[assignment]
         self.q_norm = RMSNorm(self.head_size, eps) if qk_norm else None
         self.k_norm = RMSNorm(self.head_size, eps) if qk_norm else None

@@ -116,6 +116,7 @@ def make_attention(config: CognateConfig, *, value_residual: bool = False) -> At
         config.hidden_size,
         config.num_attention_heads,
         int(config.num_key_value_heads or config.num_attention_heads),
+        head_size=config.head_size,
         qk_norm=config.qk_norm,
         value_residual=value_residual,
         eps=config.rms_norm_eps,

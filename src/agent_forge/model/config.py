@@ -19,8 +19,9 @@ class CognateConfig(PreTrainedConfig):
         vocab_size: rows of the embedding (tied with the head by default).
         hidden_size: width of the residual stream.
         num_hidden_layers: blocks.
-        num_attention_heads: query heads; ``hidden_size`` is divisible by it.
+        num_attention_heads: query heads; ``hidden_size`` is divisible by it unless ``head_dim`` is given.
         num_key_value_heads: key and value heads; None = as many as query heads.
+        head_dim: channels of a head; None = ``hidden_size`` shared out among the heads (all but pruned models).
         intermediate_size: width of the SwiGLU.
         sliding_window: a token sees itself and the ``sliding_window - 1`` tokens before it.
         global_every: tokens at positions divisible by this stay visible for ever; 0 = none.
@@ -60,6 +61,7 @@ class CognateConfig(PreTrainedConfig):
     num_hidden_layers: int = 8
     num_attention_heads: int = 8
     num_key_value_heads: int | None = None
+    head_dim: int | None = None
     intermediate_size: int = 1024
     sliding_window: int = 1024
     global_every: int = 16
@@ -103,7 +105,7 @@ class CognateConfig(PreTrainedConfig):
     @property
     def head_size(self) -> int:
         """Channels of one attention head."""
-        return self.hidden_size // self.num_attention_heads
+        return self.head_dim or self.hidden_size // self.num_attention_heads
 
     def has_memory(self, index: int) -> bool:
         """True when block ``index`` has a memory: counted from the end, so that the last block has one."""
@@ -127,7 +129,9 @@ class CognateConfig(PreTrainedConfig):
     def validate_architecture(self) -> None:
         """Raises ValueError, with the values, for shapes and switches that cannot be (run by `strict`)."""
         heads, pairs = self.num_attention_heads, self.num_key_value_heads or self.num_attention_heads
-        if self.hidden_size % heads or (self.hidden_size // heads) % 2:
+        if self.head_dim is not None and (self.head_dim < 2 or self.head_dim % 2):
+            raise ValueError(f"head_dim is {self.head_dim}, expected an even number")
+        if self.head_dim is None and (self.hidden_size % heads or (self.hidden_size // heads) % 2):
             raise ValueError(f"hidden_size {self.hidden_size} must split into {heads} heads of an even width")
         if heads % pairs:
             raise ValueError(f"{heads} query heads cannot share {pairs} key heads evenly")

@@ -122,7 +122,7 @@ def _as_known_architecture(
         **config,
         "model_type": "qwen3" if config.get("qk_norm", True) else "llama",
         "max_position_embeddings": config["sliding_window"],
-        "head_dim": config["hidden_size"] // config["num_attention_heads"],
+        "head_dim": config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"],
         "num_key_value_heads": config.get("num_key_value_heads") or config["num_attention_heads"],
     }
     return shape, {_renamed(n): t for n, t in state.items()}, {_renamed(n): layout for n, layout in layouts.items()}
