@@ -21,6 +21,7 @@ from agent_forge.phases.baking.config import BakingConfig
 from agent_forge.phases.bitnet.config import BitnetConfig
 from agent_forge.phases.cognate.config import CognatePhaseConfig
 from agent_forge.phases.compression.config import CompressionConfig
+from agent_forge.phases.edge.config import EdgeConfig
 from agent_forge.phases.evomerge.config import EvomergeConfig
 from agent_forge.phases.forge.config import ForgePhaseConfig
 from agent_forge.phases.quietstar.config import QuietstarConfig
@@ -81,6 +82,7 @@ class ForgeConfig(_Model):
     bitnet: BitnetConfig = Field(description="Phase 4: 1.58-bit weights.")
     forge: ForgePhaseConfig = Field(description="Phase 5: curriculum training of the ternary model.")
     baking: BakingConfig = Field(description="Phase 6: tools and a persona.")
+    edge: EdgeConfig = Field(description="Phase 7: pruning, experts, design, export.")
     compression: CompressionConfig = Field(description="Phase 8: one tiny file.")
     gates: Mapping[str, tuple[Gate, ...]] = Field(description="Gates by phase.")
     handoffs: Mapping[str, tuple[str, ...]] = Field(description="Handoff rules by phase; see pipeline/handoffs.py.")

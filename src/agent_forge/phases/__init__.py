@@ -12,7 +12,7 @@ from agent_forge.contract import Declaration, Phase
 from agent_forge.errors import PlanError
 
 ORDER = ("cognate", "evomerge", "quietstar", "bitnet", "forge", "baking", "edge", "compression")
-BUILT = ("cognate", "evomerge", "quietstar", "bitnet", "forge", "baking", "compression")
+BUILT = ORDER
 
 
 def declared(name: str) -> Declaration:

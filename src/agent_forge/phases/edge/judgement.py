@@ -45,7 +45,7 @@ class Judgement:
         seed: int,
     ) -> None:
         self.config, self.tokenizer, self.corpus, self.seed = config, tokenizer, corpus, seed
-        known = world_toolbox(Knowledge([])).tools
+        known = world_toolbox(Knowledge({})).tools
         self.tools = [name for name in (toolbox.tools if toolbox else ()) if name in known]
         self.persona = persona if persona and Persona.of(persona) is not None else ""
 
