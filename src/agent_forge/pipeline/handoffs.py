@@ -128,7 +128,11 @@ def tool_manifest(outputs: Artifacts, context: _Paths) -> None:
 def runnable_bundle(outputs: Artifacts, context: _Paths) -> None:
     """The bundle has its graph, what a runner must know about it, and a tokenizer; it brings the agent's tools."""
     for artifact in many(outputs, "bundle"):
-        known = json.loads((context.path(artifact) / "onnx.json").read_text("utf-8")) if "onnx.json" in artifact.files else {}
+        known = (
+            json.loads((context.path(artifact) / "onnx.json").read_text("utf-8"))
+            if "onnx.json" in artifact.files
+            else {}
+        )
         wanted = {str(known.get("file")), "onnx.json", "tokenizer.json"}
         if "tools.json" in (files := [name for model in many(outputs, "model") for name in model.files]):
             wanted |= {"tools.json"} | ({"knowledge.json"} & set(files))

@@ -176,7 +176,9 @@ def _cut_units(model: PreTrainedModel, cut: Cut, undo: list[Callable[[], None]])
     places = where.places[cut.kind]
     sizes = {len(set(units)) for units in cut.units.values()}
     if set(cut.units) != set(places) or len(sizes) != 1:
-        raise CannotCut(f"{cut.kind} must be cut evenly from all of {len(places)} modules, got {sizes} from {len(cut.units)}")
+        raise CannotCut(
+            f"{cut.kind} must be cut evenly from all of {len(places)} modules, got {sizes} from {len(cut.units)}"
+        )
     removed = sizes.pop()
     for path, place in places.items():
         out = set(cut.units[path])
@@ -208,7 +210,9 @@ def _narrow(linear: nn.Linear, axis: int, kept: Tensor, undo: list[Callable[[], 
         if not linear.frozen:
             raise CannotCut("a ternary layer that still trains would change its scale with every cut; freeze it first")
         if axis == 1 and linear.layout.group_size > 0:
-            raise CannotCut(f"scales are shared by groups of {linear.layout.group_size} columns, which a cut would break")
+            raise CannotCut(
+                f"scales are shared by groups of {linear.layout.group_size} columns, which a cut would break"
+            )
     names = ("in_features", "out_features")
     sizes = {name: getattr(linear, name) for name in names}
 
@@ -227,7 +231,9 @@ def _narrow(linear: nn.Linear, axis: int, kept: Tensor, undo: list[Callable[[], 
         try:
             codes_of(linear.weight, linear.layout)
         except ValueError as error:
-            raise CannotCut(f"what is left of a {linear.layout} layer would no longer show its scale: {error}") from None
+            raise CannotCut(
+                f"what is left of a {linear.layout} layer would no longer show its scale: {error}"
+            ) from None
 
 
 def _cut_layers(model: PreTrainedModel, cut: Cut, undo: list[Callable[[], None]]) -> None:

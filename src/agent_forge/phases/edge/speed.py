@@ -69,7 +69,9 @@ def prompt(folder: Path, length: int = PROMPT_TOKENS) -> list[int]:
     return (ids * (length // len(ids) + 1))[:length]
 
 
-def _time(step: Callable[[Sequence[int], bool], int], ids: Sequence[int], tokens: int, repeats: int) -> tuple[float, float]:
+def _time(
+    step: Callable[[Sequence[int], bool], int], ids: Sequence[int], tokens: int, repeats: int
+) -> tuple[float, float]:
     """Median seconds to the first token, and median tokens a second after it; one warm-up goes before.
 
     Args:

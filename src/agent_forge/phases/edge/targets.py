@@ -205,7 +205,9 @@ def _verdict(metric: str, value: float, bound: float, basis: Basis, how: str) ->
 
 def _ratio(target: Target, speed: Speed) -> tuple[float, str]:
     if not speed.flops > 0 or not speed.bytes_per_second > 0:
-        raise ValueError(f"{speed.runtime}: the rates of the machine were not measured, so {target.name} has no estimate")
+        raise ValueError(
+            f"{speed.runtime}: the rates of the machine were not measured, so {target.name} has no estimate"
+        )
     compute, memory = speed.flops / target.flops, speed.bytes_per_second / target.bytes_per_second
     how = (
         f"measured here on {speed.architecture}, times {max(compute, memory):.1f}: matrix products "
