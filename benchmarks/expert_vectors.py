@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--skills", nargs="+", default=["thoughts/view", "drills/largest", "thoughts/decompose"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=110)
+    parser.add_argument("--steps", type=int, default=160)
     parser.add_argument("--policy-steps", type=int, default=4)
     parser.add_argument("--rank", type=int, default=128, help="singular values of each matrix")
     parser.add_argument("--adapter-rank", type=int, default=8)

@@ -262,9 +262,14 @@ LATER_PHASES: tuple[Failure, ...] = (
         test="tests/phases/baking/test_phase.py::test_pr6_tools_that_a_model_cannot_use_are_left_out_visibly",
     ),
     Failure(
-        "PR7", "expert vectors incompatible", cause="other shapes or scales", phases=("edge",),
-        measured="gain of each vector", threshold="≤ 0", mitigation="normalised", fallback="vector left out",
-        later=_NOT_BUILT,
+        "PR7", "expert vectors incompatible",
+        cause="a vector made for other weights, damaged on disk, or trained without effect", phases=("edge",),
+        measured="shape, finite values, range and the base's digest when it is loaded; its gain on the selection split",
+        threshold="anything that does not fit; a gain ≤ 0",
+        mitigation="drawn back towards 1 to a half and a quarter; mixtures are kept in range",
+        fallback="the vector is left out, with its reason; the model answers as it is",
+        shown="report, the figure edge/experts", advice="train the experts again after the weights have changed",
+        test="tests/faults/test_edge_experts_faults.py::test_pr7_a_vector_that_cannot_be_used_is_skipped_with_its_reason",
     ),
     Failure(
         "PR8", "target size out of reach",

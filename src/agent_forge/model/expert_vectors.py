@@ -40,6 +40,7 @@ SMALLEST, LARGEST = -4.0, 6.0
 """z outside is no adaptation of a direction but a new matrix: such a vector is not used. 1 is the middle."""
 _SAME_SINGULAR = 1e-4
 _EXPERT, _SINGULAR = "expert/", "singular/"
+_HEADER = "agent_forge"
 
 
 @dataclass(frozen=True)
@@ -261,9 +262,10 @@ def save_experts(
         tensors |= {f"{_EXPERT}{number}/{key}": z.half() for key, z in expert.vectors.items()}
     tensors |= {f"{_SINGULAR}{name}": each.singular.contiguous() for name, each in basis.factors.items()}
     rows = [{"name": each.name, "base": each.base, "facts": dict(each.facts)} for each in experts]
-    header = {"format_version": str(FORMAT_VERSION), "experts": json.dumps(rows, sort_keys=True)}
+    # one key: safetensors writes several in any order, and equal experts must give equal bytes
+    header = json.dumps({"format_version": FORMAT_VERSION, "experts": rows}, sort_keys=True)
     path = Path(folder) / EXPERTS
-    save_file(tensors, path, header)
+    save_file(tensors, path, {_HEADER: header})
     return path
 
 
@@ -299,11 +301,11 @@ def load_experts(folder: Path, model: nn.Module) -> tuple[list[Expert], dict[str
 def _read(path: Path) -> tuple[list[Expert], dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
+            header = json.loads((file.metadata() or {})[_HEADER])
             names = [name for name in file.keys() if name.startswith((_EXPERT, _SINGULAR))]  # noqa: SIM118 - no mapping
             tensors = {name: file.get_tensor(name) for name in names}
         version = int(header["format_version"])
-        rows = [(str(row["name"]), str(row["base"]), dict(row["facts"])) for row in json.loads(header["experts"])]
+        rows = [(str(row["name"]), str(row["base"]), dict(row["facts"])) for row in header["experts"]]
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise HandoffError(f"{path} is not a file of expert vectors: {error!r}") from error
     if version != FORMAT_VERSION:

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from agent_forge.agent.dispatch import BASE, Dispatcher, TwoPass, fit_dispatcher, question_features
 from agent_forge.data.corpora import Corpus
+from agent_forge.data.documents import Split
 from agent_forge.model.expert_vectors import Basis, Expert, basis_of, save_experts
 from agent_forge.phases.edge.expert_exam import dispatch_accuracy, identity_holds, mixtures, skill_rows
 from agent_forge.phases.edge.expert_lesson import ExpertSettings, Keep, Lesson, Observe, Standing, Teacher
@@ -93,19 +94,9 @@ def train_experts(
     model.requires_grad_(False)
     basis = basis_of(model, settings.rank)
     teacher = Teacher(model, tokenizer, basis, settings, seed=seed, observe=observe)
-    counts = {
-        "train": settings.train_documents, "selection": settings.selection_documents, "test": settings.test_documents
-    }  # fmt: skip
-    told = {
-        name: gather(name, corpus, seed=seed, levels=settings.levels, counts=counts)  # type: ignore[arg-type]
-        for name in skills
-    }
+    told, everyday = _gathered(corpus, skills, settings, seed)
     lessons = _lessons(teacher, told, saved or {}, keep)
     experts, skipped = _chosen(lessons, basis, most)
-    everyday = {
-        split: ordinary(corpus, split, count, without=skills)  # type: ignore[arg-type]
-        for split, count in {**counts, "train": _CLASSIFIED}.items()
-    }
     probe = torch.tensor([_probe(tokenizer, everyday["test"])])
     measured = {
         "edge/experts": float(len(experts)),
@@ -115,24 +106,49 @@ def train_experts(
     page: dict[str, Any] = {"lessons": {name: each["row"] for name, each in lessons.items()}, "skipped": skipped}
     if not experts:
         return Experts([], basis, None, skipped, measured, page)
-    dispatcher = _dispatcher(teacher, experts, told, everyday["train"])
-    two_pass = TwoPass(model, tokenizer, experts, dispatcher)
+    two_pass = TwoPass(model, tokenizer, experts, _dispatcher(teacher, experts, told, everyday["train"]))
+    figures, shown = _examined(teacher, two_pass, told, everyday, population=population, generations=generations)
+    measured |= figures | _stages([lessons[expert.name]["row"] for expert in experts])
+    return Experts(experts, basis, two_pass.dispatcher, skipped, measured, page | shown)
+
+
+def _gathered(
+    corpus: Corpus, skills: Sequence[str], settings: ExpertSettings, seed: int
+) -> tuple[dict[str, Skill], dict[Split, Examples]]:
+    """The skills by name, and what is none of them by split."""
+    counts: dict[Split, int] = {
+        "train": settings.train_documents, "selection": settings.selection_documents, "test": settings.test_documents
+    }  # fmt: skip
+    told = {name: gather(name, corpus, seed=seed, levels=settings.levels, counts=counts) for name in skills}
+    counts["train"] = _CLASSIFIED
+    return told, {split: ordinary(corpus, split, count, without=skills) for split, count in counts.items()}
+
+
+def _examined(
+    teacher: Teacher,
+    two_pass: TwoPass,
+    told: Mapping[str, Skill],
+    everyday: Mapping[Split, Examples],
+    *,
+    population: int,
+    generations: int,
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Figures of the test split, and their page."""
+    experts = list(two_pass.experts.values())
     rows = skill_rows(teacher, experts, told)
     held = {BASE: everyday["test"]} | {expert.name: told[expert.name].test for expert in experts}
     right, sent = dispatch_accuracy(two_pass, held)
+    generator = torch.Generator().manual_seed(teacher.seed)
     mixed = mixtures(
-        two_pass, told, (everyday["selection"], everyday["test"]), generator=torch.Generator().manual_seed(seed),
+        two_pass, told, (everyday["selection"], everyday["test"]), generator=generator,
         population=population, generations=generations,
     )  # fmt: skip
-    measured |= _figures(rows, lessons) | {
+    figures = _figures(rows) | {
         "edge/dispatch_accuracy": right,
         "edge/mixture_worst_gain_fraction": min(row["gain_fraction"] for row in mixed),
     }
-    page |= {
-        "skills": {name: {who: each.to_json() for who, each in row.items()} for name, row in rows.items()},
-        "dispatch": sent, "mixtures": mixed,
-    }  # fmt: skip
-    return Experts(experts, basis, dispatcher, skipped, measured, page)
+    skills = {name: {who: each.to_json() for who, each in row.items()} for name, row in rows.items()}
+    return figures, {"skills": skills, "dispatch": sent, "mixtures": mixed}
 
 
 def _lessons(
@@ -212,8 +228,8 @@ def _probe(tokenizer: PreTrainedTokenizerBase, examples: Examples) -> list[int]:
     return list(tokenizer(examples.documents[0].text, add_special_tokens=False)["input_ids"])[:96]
 
 
-def _figures(rows: Mapping[str, Mapping[str, Standing]], lessons: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """Means over experts: gains on the test split, and what warm start and REINFORCE brought on the selection split."""
+def _figures(rows: Mapping[str, Mapping[str, Standing]]) -> dict[str, float]:
+    """Gains on the test split, over experts."""
     saved = [(row["base"].nats - row["expert"].nats) / row["base"].nats for row in rows.values()]
     gains = [
         row["expert"].accuracy - row["base"].accuracy
@@ -227,9 +243,14 @@ def _figures(rows: Mapping[str, Mapping[str, Standing]], lessons: Mapping[str, M
     }
     if gains:
         figures |= {"edge/expert_accuracy_gain": sum(gains) / len(gains), "edge/expert_best_accuracy_gain": max(gains)}
+    return figures
+
+
+def _stages(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Right answers after warm start and REINFORCE on the selection split, means over experts."""
+    figures = {}
     for stage in ("warm_start", "reinforce"):
-        found = [lessons[name]["row"][stage] for name in rows]
-        known = [row["accuracy"] for row in found if row is not None and row["accuracy"] is not None]
+        known = [row[stage]["accuracy"] for row in rows if row[stage] and row[stage]["accuracy"] is not None]
         if known:
             figures[f"edge/{stage}_accuracy"] = sum(known) / len(known)
     return figures
