@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agent_forge.data.config import DataConfig
 from agent_forge.errors import ConfigError
-from agent_forge.phases import BUILT, ORDER
+from agent_forge.phases import ORDER
 from agent_forge.phases.baking.config import BakingConfig
 from agent_forge.phases.bitnet.config import BitnetConfig
 from agent_forge.phases.cognate.config import CognatePhaseConfig
@@ -173,8 +173,6 @@ def _check_phases(names: Iterable[str]) -> None:
     for name in names:
         if name not in ORDER:
             raise ConfigError(f"unknown phase {name!r}{_did_you_mean(name, ORDER)}; phases: {', '.join(ORDER)}")
-        if name not in BUILT:
-            raise ConfigError(f"phase {name!r} is not built yet; built are {', '.join(BUILT)}")
 
 
 def _apply(values: dict[str, Any], override: str) -> None:

@@ -13,7 +13,7 @@ import jinja2
 import yaml
 
 from agent_forge import __version__
-from agent_forge.phases import BUILT, ORDER
+from agent_forge.phases import ORDER
 from agent_forge.pipeline import report_charts, report_tables
 from agent_forge.pipeline.cascade import stored_cascade
 from agent_forge.pipeline.scales import byte_size, duration, figure
@@ -203,8 +203,7 @@ def _strip(runs: Sequence[Mapping[str, Any]], chosen: Sequence[str]) -> list[dic
     strip = []
     for position, phase in enumerate(("data", *ORDER)):
         run = by_phase.get(phase, {})
-        absent = "not built yet" if phase not in ("data", *BUILT) else "not in this run"
-        status = run.get("status") or ("waiting" if phase in ("data", *chosen) else absent)
+        status = run.get("status") or ("waiting" if phase in ("data", *chosen) else "not in this run")
         failed = any(not gate["passed"] and gate["severity"] == "block" for gate in run.get("gates", ()))
         strip.append(
             {
