@@ -9,7 +9,7 @@ PIP_TORCH ?=
 # Tests run in two processes; one thread each keeps them from fighting for two cores.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: demo test test-all test-peers check bench docs clean setup
+.PHONY: demo test test-all test-peers check bench docs clean setup browser
 
 setup: $(READY)
 
@@ -30,11 +30,25 @@ demo: $(READY)
 test: $(READY)
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not peers and not gpu"
 
-test-all: $(READY) .peers-venv/.ready
+test-all: $(READY) .peers-venv/.ready browser
 	$(TEST_ENV) AGENT_FORGE_PEERS_PYTHON=$(CURDIR)/.peers-venv/bin/python $(BIN)/python -m pytest -m "not gpu"
 
 test-peers: $(READY) .peers-venv/.ready
 	$(TEST_ENV) AGENT_FORGE_PEERS_PYTHON=$(CURDIR)/.peers-venv/bin/python $(BIN)/python -m pytest -m peers
+
+# What the test of the page needs: headless Chromium with its driver, and Node.js. Without them that test is skipped.
+browser: $(READY)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[browser]'
+	@set -e; wanted=""; \
+	command -v chromium >/dev/null || command -v google-chrome >/dev/null || wanted="chromium"; \
+	command -v chromedriver >/dev/null || wanted="$$wanted chromium-driver"; \
+	command -v node >/dev/null || wanted="$$wanted nodejs"; \
+	command -v npm >/dev/null || wanted="$$wanted npm"; \
+	test -n "$$wanted" || exit 0; \
+	command -v apt-get >/dev/null || { echo "Please install by hand:$$wanted"; exit 1; }; \
+	as_root=""; test "$$(id -u)" = 0 || as_root="sudo"; \
+	$$as_root apt-get update -qq; \
+	DEBIAN_FRONTEND=noninteractive $$as_root apt-get install -y -qq --no-install-recommends $$wanted fonts-dejavu-core
 
 # The neighbours live in an environment of their own: their pins conflict with ours, and nothing of theirs is a dependency.
 .peers-venv/.ready: constraints.txt

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -42,11 +44,12 @@ def documents() -> list[Document]:
     return made
 
 
-def taught(tokenizer, learned: list[Document], steps: int) -> LlamaForCausalLM:
-    """A tiny model that has learned these conversations by heart."""
+def taught(tokenizer, learned: list[Document], steps: int, model: Any = None) -> Any:
+    """A tiny model that has learned these conversations by heart; a Llama if none is given."""
     torch.manual_seed(0)
     sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=256, **sizes))
+    if model is None:
+        model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=256, **sizes))
     rows = list(encode_documents(tokenizer, learned))
     length = max(len(row.ids) for row in rows)
     ids = torch.tensor([row.ids + [0] * (length - len(row.ids)) for row in rows])

@@ -60,6 +60,7 @@ def test_by_hand(expression, value):
         ("1 % 0", "division by zero"),
         ("0 ** -1", "division by zero"),
         ("(0-1) ** 0.5", "no real root"),
+        ("(1/10**400) ** -0.5", "division by zero"),
         ("9 ** 9 ** 9", "bits"),
         ("9 ** 9999999", "bits"),
         ("10.5 ** 10000", "bits"),

@@ -147,6 +147,8 @@ def _raised(root: Fraction, exponent: Fraction) -> Fraction:
             return Fraction(float(root) ** float(exponent))
         except OverflowError:
             raise ToolError(f"the result has more than {MAX_BITS} bits") from None
+        except ZeroDivisionError:  # a root below the smallest floating-point number
+            raise ToolError("division by zero") from None
     if root in (0, 1, -1):
         return root ** min(int(exponent), 2 + int(exponent) % 2)  # a huge exponent costs nothing here
     # the size is known before the work is done

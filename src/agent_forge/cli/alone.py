@@ -118,7 +118,7 @@ def compress(
 
 def export(
     model: Annotated[str, typer.Argument(help="Checkpoint folder, session or digest.")],
-    to: Annotated[str, typer.Option("--to", help="onnx-cpu, onnx-web, hf, hf-bitnet or gguf.")],
+    to: Annotated[str, typer.Option("--to", help="web, onnx-cpu, onnx-web, hf, hf-bitnet or gguf.")],
     out: OutFolder,
     home: HomeOption = None,
     as_json: JsonOption = False,
@@ -128,12 +128,16 @@ def export(
 
     # An export copies tensors without looking at them, so the model is loaded once to refuse what is not sound.
     with _sound_folder(resolve_model(model, home_path(home))) as folder:
-        facts = _exported(folder, out, to)
+        facts = _exported(folder, out, to, model)
     _tell(facts, as_json, f"wrote {out}")
 
 
-def _exported(folder: Path, out: Path, to: str) -> dict[str, Any]:
-    """Facts about the export that ``to`` names."""
+def _exported(folder: Path, out: Path, to: str, reference: str) -> dict[str, Any]:
+    """Facts about the export that ``to`` names; ``reference`` is what the user calls the model."""
+    if to == "web":
+        from agent_forge.phases.edge.web_export import export_web
+
+        return export_web(folder, out, name=Path(reference).stem)
     if to in ("onnx-cpu", "onnx-web"):
         from agent_forge.phases.edge.export_onnx import export_onnx
 
@@ -141,7 +145,9 @@ def _exported(folder: Path, out: Path, to: str) -> dict[str, Any]:
     from agent_forge.phases.bitnet.export import TARGETS, export_folder
 
     if to not in TARGETS:
-        raise ConfigError(f"unknown export target {to!r}; the targets are onnx-cpu, onnx-web, {', '.join(TARGETS)}")
+        raise ConfigError(
+            f"unknown export target {to!r}; the targets are web, onnx-cpu, onnx-web, {', '.join(TARGETS)}"
+        )
     return export_folder(folder, out, to=to)
 
 

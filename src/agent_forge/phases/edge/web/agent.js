@@ -1,0 +1,116 @@
+/**
+ * The loop of `agent_forge.agent.runtime`: the model speaks; if it called a tool, the result is its next turn; else it
+ * has answered. And a conversation as tokens, as `agent_forge.agent.dialogue` writes it.
+ */
+
+import { mayBecomeCall, parseCall, resultTurn } from "./calls.js";
+import { generate, ThoughtRule } from "./generation.js";
+import { strip } from "./text.js";
+
+const UNFINISHED = "\ufffd";
+
+export class Agent {
+  /**
+   * @param {{tokenizer: Tokenizer, graph: StepGraph, toolbox: Toolbox|null, dialogue: object}} parts dialogue: how a
+   *   conversation is written: `style` ("marks" or "lines"), the ids of bos, end, user, assistant, opening and closing
+   *   (null where the tokenizer has none), and those that `stop` the model.
+   */
+  constructor({ tokenizer, graph, toolbox, dialogue }) {
+    Object.assign(this, { tokenizer, graph, toolbox, dialogue });
+  }
+
+  /**
+   * Answers the last message.
+   * @param {{role: string, content: string}[]} messages the last one by the user.
+   * @param {{maxTokens: number, maxCalls: number, think: boolean|"auto", budget: number,
+   *   cancelled?: () => boolean}} options
+   * @returns yields `{type: "token", id}`, `{type: "piece", kind, text}` and `{type: "turn", kind, text, ok}`, then
+   *   `{type: "end", stopped}`, where stopped is answer, calls, tokens or cancelled.
+   */
+  async *answer(messages, { maxTokens, maxCalls, think, budget, cancelled = () => false }) {
+    const said = messages.map(({ role, content }) => ({ role, content, ids: null }));
+    const { opening, closing, stop } = this.dialogue;
+    const rule = opening === null ? null : new ThoughtRule({ opening, closing, stop, think, budget });
+    const room = maxTokens + (rule && think !== false ? budget + 2 : 0);
+    for (let number = 0; number <= maxCalls; number += 1) {
+      const ids = [];
+      const tokens = generate(this.graph, this.prompt(said), { maxTokens: room, stop, rule, cancelled });
+      yield* this.#speak(tokens, ids);
+      if (cancelled()) return yield { type: "end", stopped: "cancelled" };
+      const { turns, call, words } = this.#heard(ids);
+      for (const turn of turns) yield turn;
+      if (!call) return yield { type: "end", stopped: ids.length >= room ? "tokens" : "answer" };
+      if (number === maxCalls) return yield { type: "end", stopped: "calls" };
+      const { text, ok } = this.toolbox.call(call);
+      yield { type: "turn", kind: "result", text, ok };
+      said.push({ role: "assistant", content: words, ids }, { role: "user", content: resultTurn(text, ok), ids: null });
+    }
+  }
+
+  /** Token ids of a conversation up to where the model speaks. */
+  prompt(said) {
+    const { style, bos, end, user, assistant } = this.dialogue;
+    if (style === "lines") {
+      const lines = said.map(({ role, content }) => (role === "assistant" ? `${content}\n` : `\n${content}\n\n`));
+      return [...(bos === null ? [] : [bos]), ...this.tokenizer.encode(lines.join(""))];
+    }
+    const ids = [bos];
+    for (const { role, content, ids: kept } of said) {
+      ids.push(role === "assistant" ? assistant : user, ...(kept ?? this.tokenizer.encode(content)), end);
+    }
+    return [...ids, assistant];
+  }
+
+  /** Pieces of a turn as its tokens come; `ids` is filled with them. A turn that may yet be a call is held back. */
+  async *#speak(tokens, ids) {
+    const { opening, closing } = this.dialogue;
+    let [part, inside, shown, held, call] = [[], false, "", "", true];
+    for await (const id of tokens) {
+      ids.push(id);
+      yield { type: "token", id };
+      if (id === opening || id === closing) {
+        [inside, part, shown] = [id === opening, [], ""];
+        continue;
+      }
+      part.push(id);
+      const text = this.tokenizer.decode(part);
+      if (text.endsWith(UNFINISHED)) continue; // a character whose bytes are not complete yet
+      const fresh = text.slice(shown.length);
+      shown = text;
+      if (inside) {
+        yield { type: "piece", kind: "thought", text: fresh };
+        continue;
+      }
+      held += fresh;
+      call &&= this.toolbox !== null && mayBecomeCall(held);
+      if (call || held === "") continue;
+      yield { type: "piece", kind: "answer", text: held };
+      held = "";
+    }
+  }
+
+  /** What a turn of the model means. */
+  #heard(ids) {
+    const { thought, words } = this.hear(ids);
+    const turns = thought === "" ? [] : [{ type: "turn", kind: "thought", text: thought, ok: true }];
+    const call = this.toolbox && parseCall(words);
+    const known = Boolean(call) && this.toolbox.has(call.name);
+    const text = known ? `${call.name}(${call.text})` : words;
+    return {
+      turns: [...turns, { type: "turn", kind: known ? "call" : "answer", text, ok: true }],
+      call: known ? call : null,
+      words,
+    };
+  }
+
+  /** The thought (may be empty) and the words of a turn's tokens. */
+  hear(ids) {
+    const { opening, closing, style } = this.dialogue;
+    let start = opening === null ? 0 : ids.lastIndexOf(closing) + 1;
+    if (opening !== null && ids.includes(opening, start)) start = ids.length; // never closed
+    const thought = ids.slice(0, start).filter((id) => id !== opening && id !== closing);
+    let words = this.tokenizer.decode(ids.slice(start));
+    if (style === "lines") [words] = words.split("\n\n");
+    return { thought: strip(this.tokenizer.decode(thought)), words: strip(words) };
+  }
+}
