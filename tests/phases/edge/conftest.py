@@ -27,7 +27,7 @@ TINY = EdgeConfig(
         policy_questions=2, policy_samples=2, train_documents=8, selection_documents=4, test_documents=4,
         population=4, generations=1,
     ),
-    design=DesignConfig(generations=0),
+    design=DesignConfig(evaluations=0),
     bench_tokens=2, bench_repeats=1, levels=(1, 2), selection_questions=4, test_questions=4, answer_tokens=4,
     text_documents=2, checkpoint_every=1,
 )  # fmt: skip

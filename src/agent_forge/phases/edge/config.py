@@ -62,11 +62,23 @@ class ExpertsConfig(_Model):
 class DesignConfig(_Model):
     """The search for a design of the agent."""
 
-    generations: int = Field(default=4, ge=0, description="Generations of NSGA-II; 0 = no search.")
-    population: int = Field(default=8, ge=4, description="Designs in a generation.")
-    questions: int = Field(default=64, ge=8, description="Questions of the selection split that a design is judged by.")
-    test_questions: int = Field(default=96, ge=8, description="Questions of the test split for the verdict.")
-    max_samples: int = Field(default=5, ge=1, le=15, description="Most answers that a design may draw and vote on.")
+    evaluations: int = Field(
+        default=40,
+        ge=0,
+        description="Designs that are tried, seven by hand included; the control tries as many; 0 = none.",
+    )
+    population: int = Field(default=12, ge=4, description="Designs in a generation of NSGA-II.")
+    probe_questions: int = Field(
+        default=16, ge=4, description="Questions of each family that show whether it has head-room (20-80% right)."
+    )
+    questions: int = Field(default=64, ge=8, description="Questions of the selection split that rank the designs.")
+    further_questions: int = Field(default=64, ge=0, description="More of them, to choose among the finalists.")
+    test_questions: int = Field(default=128, ge=8, description="Questions of the test split for the verdict.")
+    max_samples: int = Field(default=8, ge=1, le=32, description="Most answers that a design may draw and vote on.")
+    max_mean_tokens: float | None = Field(
+        default=None, gt=0, description="Bound on the decoded tokens of a question for the chosen design; null = none."
+    )
+    control: bool = Field(default=True, description="Whether random search with as many evaluations runs beside it.")
     answer_tokens: int = Field(default=40, ge=1, description="Tokens of a turn.")
 
 

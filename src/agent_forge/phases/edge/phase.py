@@ -29,6 +29,7 @@ from agent_forge.phases.edge import DECLARATION
 from agent_forge.phases.edge.bundle import bundle, measured_speed
 from agent_forge.phases.edge.config import EdgeConfig
 from agent_forge.phases.edge.course import Course
+from agent_forge.phases.edge.design_course import Known, search
 from agent_forge.phases.edge.expert_course import Experts, train_experts
 from agent_forge.phases.edge.expert_lesson import ExpertSettings
 from agent_forge.phases.edge.judgement import Judgement, changes
@@ -56,12 +57,17 @@ class Edge:
         pruned = _prune(config, course, judgement, model, tokenizer, corpus)
         base = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
         experts = _train(config, course, model, tokenizer, corpus)
+        known = Known(corpus, toolbox, source.facts.get("practice"))
+        searched, design_page = search(config.design, course, model, tokenizer, known, experts)
         facts = self._facts(config, source, context.seed, pruned, experts)
         folder = _write(model, tokenizer, toolbox, experts, context.scratch / "agent", facts)
+        if searched is not None:
+            searched.design.save(folder)
         agent, _ = load_model(folder)
         agent.to(context.device)  # type: ignore[arg-type]
         after = judgement.figures(agent, "test") if pruned.cuts else before
         measured = {**changes(before, after), "edge/bits_per_byte": after["bits_per_byte"], **experts.measured}
+        measured |= {} if searched is None else {f"edge/design/{k}": v for k, v in searched.measured.items()}
         measured["edge/base_unchanged"] = float(_equal(base, agent.state_dict()))
         if ternary_linears(agent):
             measured["edge/exactly_ternary"] = float(is_exactly_ternary(folder))
@@ -69,7 +75,14 @@ class Edge:
         packed, parity = bundle(folder, context.scratch / "bundle", config.flavour)
         speeds, fit = measured_speed(folder, packed, config)
         context.report(measured | parity | speeds)
-        page = {"pruning": pruned.to_json(), "experts": experts.page, "fit": fit, "before": before, "after": after}
+        page = {
+            "pruning": pruned.to_json(),
+            "experts": experts.page,
+            "design": design_page,
+            "fit": fit,
+            "before": before,
+            "after": after,
+        }
         context.attach("edge", {**page, "measured": measured | parity | speeds})
         return {
             "model": context.save_folder("checkpoint", folder, **facts),
