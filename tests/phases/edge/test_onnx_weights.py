@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from agent_forge.model.ternary import EIGHT_BITS, PER_ROW, Layout, TernaryLinear, dequantize, quantize
-from agent_forge.phases.edge.onnx_cpu import IntegerLinear
+from agent_forge.phases.edge.onnx_cpu import IntegerLinear, integer_logits
 from agent_forge.phases.edge.onnx_web import UnpackedLinear
-from agent_forge.phases.edge.onnx_weights import Beside, PlainLinear, Table, integer_codes, pack_digits
+from agent_forge.phases.edge.onnx_weights import Beside, PlainLinear, Table, float_logits, integer_codes, pack_digits
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -72,7 +72,14 @@ class _Everything(nn.Module):
         self.table = Table(table)
 
     def forward(self, x):
-        return *(part(x) for part in self.parts), self.table()
+        features = torch.cat([x[:, :1, :8]] * 8, -1)[0]
+        chosen = self.table.chosen(torch.tensor([[7, 3, 29]]))
+        return (
+            *(part(x) for part in self.parts),
+            *(head(features, self.table) for head in (integer_logits, float_logits)),
+            chosen,
+            self.table.whole(),
+        )
 
 
 def test_every_product_and_table_is_exact_in_the_graph(tmp_path):
@@ -97,10 +104,11 @@ def test_every_product_and_table_is_exact_in_the_graph(tmp_path):
         ).save(path, external_data=False)  # fmt: skip
         expected = [
             torch.cat([tensor(x), row(x)], -1), four(x), fifteen(x), torch.cat([row(x), tensor(x)], -1), wide(x),
-            groups(x), torch.cat([plain(x), row(x)], -1),
+            groups(x), torch.cat([plain(x), row(x)], -1), *[torch.cat([x[0, :1, :8]] * 8, -1) @ table.T] * 2,
         ]  # fmt: skip
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    *products, rows = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    *products, chosen, rows = session.run(None, {session.get_inputs()[0].name: x.numpy()})
     for product, wanted in zip(products, expected, strict=True):
         torch.testing.assert_close(torch.from_numpy(product), wanted, rtol=1e-5, atol=1e-6)
     assert torch.equal(torch.from_numpy(rows), table)
+    assert torch.equal(torch.from_numpy(chosen)[0], table[[7, 3, 29]])

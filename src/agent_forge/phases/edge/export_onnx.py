@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.export import Dim
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -23,6 +23,7 @@ from agent_forge.model.checkpoint import load_model
 from agent_forge.model.modeling import CognateForCausalLM
 from agent_forge.model.ternary import PER_ROW, PER_TENSOR, TernaryLinear
 from agent_forge.phases.edge.onnx_session import FORMAT, MANIFEST
+from agent_forge.phases.edge.onnx_weights import Table, float_logits
 
 Flavour: TypeAlias = Literal["cpu", "web"]
 FLAVOURS = ("cpu", "web")
@@ -77,13 +78,16 @@ def write_graph(model: PreTrainedModel, path: Path, flavour: Flavour) -> dict[st
     Raises:
         HandoffError: the architecture has no form as a graph.
     """
-    from agent_forge.phases.edge.onnx_graph import OPSET, CognateStep
+    from agent_forge.phases.edge.onnx_graph import CognateStep
+    from agent_forge.phases.edge.onnx_layers import OPSET
     from agent_forge.phases.edge.onnx_transformers import TransformersStep
 
     step: CognateStep | TransformersStep
     try:
         if isinstance(model, CognateForCausalLM):
-            step = CognateStep(model, lambda layers: projection(layers, flavour))
+            step = CognateStep(
+                model, lambda layers: projection(layers, flavour), lambda x, table: _logits(x, table, flavour)
+            )
         else:
             step = TransformersStep(model, lambda layers: projection(layers, flavour))
     except ValueError as error:
@@ -150,6 +154,13 @@ def projection(layers: Sequence[nn.Linear], flavour: Flavour) -> nn.Module:
         return PlainLinear(layers)
     coded_layers = [layer for layer in layers if isinstance(layer, TernaryLinear)]
     return IntegerLinear(coded_layers) if flavour == "cpu" and bits == 8 else UnpackedLinear(coded_layers)
+
+
+def _logits(x: Tensor, table: Table, flavour: Flavour) -> Tensor:
+    """The product of features with the rows of a table, in the form of the flavour."""
+    from agent_forge.phases.edge.onnx_cpu import integer_logits
+
+    return integer_logits(x, table) if flavour == "cpu" and table.form == "int8" else float_logits(x, table)
 
 
 def _has_codes(layer: nn.Linear) -> bool:

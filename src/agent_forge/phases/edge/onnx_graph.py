@@ -15,64 +15,34 @@ runtimes have as one kernel (RMSNormalization, RotaryEmbedding, Attention; opset
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.onnx.ops import attention, rotary_embedding, symbolic
 
-from agent_forge.model.attention import Attention
-from agent_forge.model.block import CognateBlock, SwiGLU
+from agent_forge.model.block import CognateBlock
 from agent_forge.model.config import CognateConfig
-from agent_forge.model.convolution import ShortConvolution
-from agent_forge.model.gate import MemoryGate
-from agent_forge.model.memory import DECAY, EmaMemory
+from agent_forge.model.memory import EmaMemory
 from agent_forge.model.modeling import CognateForCausalLM
-from agent_forge.model.norm import RMSNorm
-from agent_forge.model.recursion import Recursion
+from agent_forge.phases.edge.onnx_layers import (
+    AttentionStep,
+    ConvolutionStep,
+    EmaStep,
+    GateStep,
+    Norm,
+    Pass,
+    Projection,
+    State,
+    SwiGluStep,
+    key_value_states,
+    remember,
+)
+from agent_forge.phases.edge.onnx_recursion import RecursionStep
 from agent_forge.phases.edge.onnx_weights import Table
 
-OPSET = 23
-
-Projection = Callable[[Sequence[nn.Linear]], nn.Module]
-"""Makes one product of layers that have the same input."""
-
-
-@dataclass(frozen=True)
-class State:
-    """One tensor of the past.
-
-    Attributes:
-        input: its name going in.
-        output: its name coming out, after the new tokens.
-        shape: with "past" where it grows by a row per token.
-        dtype: "float32" or "int64".
-    """
-
-    input: str
-    output: str
-    shape: tuple[int | str, ...]
-    dtype: str = "float32"
-
-    def example(self, past: int) -> Tensor:
-        """Zeros for ``past`` remembered tokens."""
-        shape = [past if side == "past" else int(side) for side in self.shape]
-        return torch.zeros(shape, dtype=getattr(torch, self.dtype))
-
-
-@dataclass
-class _Pass:
-    """What all layers of one pass share."""
-
-    past: dict[str, Tensor]
-    cos: Tensor
-    sin: Tensor
-    mask: Tensor
-    last_mask: Tensor
-    positions: Tensor
-    present: dict[str, Tensor] = field(default_factory=dict)
+Head = Callable[[Tensor, Table], Tensor]
+"""Makes logits [1, rows] of features [1, width] and a table."""
 
 
 class CognateStep(nn.Module):
@@ -81,6 +51,7 @@ class CognateStep(nn.Module):
     Args:
         model: in evaluation mode, ternary layers frozen.
         projection: how products are made; that of the flavour.
+        head: how logits are made.
 
     Raises:
         ValueError: the model has a memory that the graph has no form for.
@@ -88,7 +59,9 @@ class CognateStep(nn.Module):
 
     frequencies: Tensor
 
-    def __init__(self, model: CognateForCausalLM, projection: Projection) -> None:
+    def __init__(
+        self, model: CognateForCausalLM, projection: Projection, head: Callable[[Tensor, Table], Tensor]
+    ) -> None:
         super().__init__()
         config = model.config
         if config.memory not in ("off", "ema"):
@@ -99,10 +72,11 @@ class CognateStep(nn.Module):
         self.config = config
         self.table = Table(model.model.embed_tokens.weight.detach())
         tied = model.lm_head.weight is model.model.embed_tokens.weight
-        self.head = None if tied else projection([model.lm_head])
+        self.head_table = None if tied else Table(model.lm_head.weight.detach())
+        self.head = head
         self.blocks = nn.ModuleList([_BlockStep(block, config, projection) for block in model.model.layers])
-        self.norm = _Norm(model.model.norm)
-        self.recursion = None if model.recursion is None else _RecursionStep(model, projection)
+        self.norm = Norm(model.model.norm)
+        self.recursion = None if model.recursion is None else RecursionStep(model, projection)
         exponent = torch.arange(0, config.head_size, 2, dtype=torch.float32) / config.head_size
         self.register_buffer("frequencies", config.rope_theta**-exponent)
 
@@ -113,7 +87,7 @@ class CognateStep(nn.Module):
             assert isinstance(block, _BlockStep)
             found += block.states(index)
         if self.recursion is not None:
-            found += _key_value_states(len(self.blocks), self.config)
+            found += key_value_states(len(self.blocks), self.config)
         return found
 
     def sight(self) -> dict[str, int | None]:
@@ -132,19 +106,18 @@ class CognateStep(nn.Module):
         """
         names = self.states()
         shared = self._begin(input_ids, {state.input: tensor for state, tensor in zip(names, past, strict=True)})
-        table = self.table()
-        x, first = F.embedding(input_ids, table), None
+        x, first = self.table.chosen(input_ids), None
         for index, block in enumerate(self.blocks):
             x, values = block(x, shared, index, first)
             first = values if first is None and self.config.value_residual else first
         x = self.norm(x)
         last = x[:, -1:] if self.recursion is None else self.recursion(x, shared, len(self.blocks))
-        logits = F.linear(last[:, 0], table) if self.head is None else self.head(last[:, 0])
+        logits = self.head(last[:, 0], self.table if self.head_table is None else self.head_table)
         cap = self.config.logit_soft_cap
         logits = cap * torch.tanh(logits / cap) if cap else logits
         return logits, *(shared.present[state.output] for state in names)
 
-    def _begin(self, input_ids: Tensor, past: dict[str, Tensor]) -> _Pass:
+    def _begin(self, input_ids: Tensor, past: dict[str, Tensor]) -> Pass:
         """Positions, angles and who sees whom."""
         before = past["past_positions"]
         start = F.pad(before, (1, 0), value=-1).amax(1, keepdim=True) + 1
@@ -156,119 +129,27 @@ class CognateStep(nn.Module):
         if self.config.global_every:
             visible = visible | (key % self.config.global_every == 0)
         mask = (visible & (key <= query))[:, None]
-        shared = _Pass(past, angles.cos(), angles.sin(), mask, mask[:, :, -1:], positions)
+        shared = Pass(past, angles.cos(), angles.sin(), mask, positions)
         shared.present["present_positions"] = keys
         return shared
-
-
-class _Norm(nn.Module):
-    weight: Tensor
-
-    def __init__(self, norm: RMSNorm) -> None:
-        super().__init__()
-        self.register_buffer("weight", norm.weight.detach().clone())
-        self.eps = norm.eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        return symbolic(
-            "RMSNormalization",
-            (x, self.weight),
-            {"epsilon": self.eps, "axis": -1},
-            dtype=x.dtype,
-            shape=x.shape,
-            version=OPSET,
-        )
-
-
-class _AttentionStep(nn.Module):
-    """Projections and attention; keys and values may come from elsewhere (the recursion)."""
-
-    value_mix: Tensor
-
-    def __init__(self, attention: Attention, config: CognateConfig, projection: Projection, *, apart: bool) -> None:
-        super().__init__()
-        self.heads, self.pairs = config.num_attention_heads, int(config.num_key_value_heads or 0)
-        self.size, self.apart = attention.head_size, apart
-        if apart:
-            self.query = projection([attention.q_proj])
-            self.key_value = projection([attention.k_proj, attention.v_proj])
-        else:
-            self.all = projection([attention.q_proj, attention.k_proj, attention.v_proj])
-        self.output = projection([attention.o_proj])
-        self.q_norm = None if attention.q_norm is None else _Norm(attention.q_norm)
-        self.k_norm = None if attention.k_norm is None else _Norm(attention.k_norm)
-        self.has_mix = attention.value_mix is not None
-        if attention.value_mix is not None:
-            self.register_buffer("value_mix", attention.value_mix.detach().clone())
-
-    def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Raw queries, keys and values [1, T, heads, size] of ``x``."""
-        made = self.all(x).unflatten(-1, (self.heads + 2 * self.pairs, self.size))
-        query, key, value = made.split([self.heads, self.pairs, self.pairs], 2)
-        return query, key, value
-
-    def split_key_value(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Raw keys and values of ``x``."""
-        key, value = self.key_value(x).unflatten(-1, (2 * self.pairs, self.size)).split([self.pairs, self.pairs], 2)
-        return key, value
-
-    def ready(self, x: Tensor, norm: _Norm | None, cos: Tensor, sin: Tensor) -> Tensor:
-        """Normalised, rotated [1, heads, T, size]."""
-        x = x if norm is None else norm(x)
-        return rotary_embedding(x.transpose(1, 2), cos, sin)
-
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-        """Back to [1, T, hidden]."""
-        mixed = attention(query, key, value, mask)[0]
-        return self.output(mixed.transpose(1, 2).flatten(2))
-
-
-class _SwiGluStep(nn.Module):
-    def __init__(self, mlp: SwiGLU, projection: Projection) -> None:
-        super().__init__()
-        self.both = projection([mlp.gate_proj, mlp.up_proj])
-        self.down = projection([mlp.down_proj])
-
-    def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.both(x).chunk(2, -1)
-        return self.down(F.silu(gate) * up)
-
-
-class _ConvolutionStep(nn.Module):
-    taps: Tensor
-
-    def __init__(self, convolution: ShortConvolution) -> None:
-        super().__init__()
-        self.width = convolution.width
-        self.register_buffer("taps", convolution.weight.detach().T.contiguous())
-
-    def forward(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
-        """The convolved inputs, and the last ``width − 1`` inputs."""
-        joined = torch.cat([past, x], 1)
-        length = x.shape[1]
-        y = joined[:, self.width - 1 :] * self.taps[0]
-        for back in range(1, self.width):
-            start = self.width - 1 - back
-            y = y + joined[:, start : start + length] * self.taps[back]
-        return y, joined[:, length:]
 
 
 class _BlockStep(nn.Module):
     def __init__(self, block: CognateBlock, config: CognateConfig, projection: Projection) -> None:
         super().__init__()
         self.config, self.index = config, block.index
-        self.attention_norm, self.mlp_norm = _Norm(block.attention_norm), _Norm(block.mlp_norm)
+        self.attention_norm, self.mlp_norm = Norm(block.attention_norm), Norm(block.mlp_norm)
         width = config.short_convolution
-        self.attention_conv = _ConvolutionStep(block.attention_conv) if block.attention_conv is not None else None
-        self.mlp_conv = _ConvolutionStep(block.mlp_conv) if block.mlp_conv is not None else None
-        self.attention = _AttentionStep(block.attention, config, projection, apart=False)
-        self.mlp = _SwiGluStep(block.mlp, projection)
+        self.attention_conv = ConvolutionStep(block.attention_conv) if block.attention_conv is not None else None
+        self.mlp_conv = ConvolutionStep(block.mlp_conv) if block.mlp_conv is not None else None
+        self.attention = AttentionStep(block.attention, config, projection, apart=False)
+        self.mlp = SwiGluStep(block.mlp, projection)
         self.width = width
-        self.memory = _EmaStep(block.memory, projection) if isinstance(block.memory, EmaMemory) else None
-        self.gate = _GateStep(block.gate, projection) if block.gate is not None else None
+        self.memory = EmaStep(block.memory, projection) if isinstance(block.memory, EmaMemory) else None
+        self.gate = GateStep(block.gate, projection) if block.gate is not None else None
 
     def states(self, index: int) -> list[State]:
-        found = _key_value_states(index, self.config)
+        found = key_value_states(index, self.config)
         if self.width:
             shape = (1, self.width - 1, self.config.hidden_size)
             for name in ("attention", "mlp"):
@@ -279,7 +160,7 @@ class _BlockStep(nn.Module):
             found.append(State(f"past_{place}", f"present_{place}", (1, self.config.memory_size)))
         return found
 
-    def forward(self, x: Tensor, shared: _Pass, index: int, first: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, shared: Pass, index: int, first: Tensor | None) -> tuple[Tensor, Tensor]:
         h = self._convolved(self.attention_conv, self.attention_norm(x), shared, f"convolution.{index}.attention")
         attention = self.attention
         query, key, value = attention.split(h)
@@ -297,99 +178,8 @@ class _BlockStep(nn.Module):
         h = self._convolved(self.mlp_conv, self.mlp_norm(x), shared, f"convolution.{index}.mlp")
         return x + self.mlp(h), value
 
-    def _convolved(self, convolution: nn.Module | None, h: Tensor, shared: _Pass, place: str) -> Tensor:
+    def _convolved(self, convolution: nn.Module | None, h: Tensor, shared: Pass, place: str) -> Tensor:
         if convolution is None:
             return h
         h, shared.present[f"present_{place}"] = convolution(h, shared.past[f"past_{place}"])
         return h
-
-
-class _EmaStep(nn.Module):
-    """The averages of `agent_forge.model.memory`, all new tokens in one product."""
-
-    def __init__(self, memory: EmaMemory, projection: Projection) -> None:
-        super().__init__()
-        self.down, self.up = projection([memory.down_proj]), projection([memory.up_proj])
-
-    def forward(self, x: Tensor, shared: _Pass, index: int) -> Tensor:
-        at = shared.positions.float()
-        distance = at[:, :, None] - at[:, None, :]
-        weights = torch.where(distance >= 0, DECAY ** distance.clamp(min=0), 0.0)
-        # an empty past is all zeros, whatever it fades by
-        faded = DECAY ** (at - at[:, :1] + 1)
-        before = shared.past[f"past_memory.{index}"]
-        averages = weights @ (self.down(x) * (1 - DECAY)) + faded[..., None] * before[:, None]
-        shared.present[f"present_memory.{index}"] = averages[:, -1]
-        return self.up(averages)
-
-
-class _GateStep(nn.Module):
-    def __init__(self, gate: MemoryGate, projection: Projection) -> None:
-        super().__init__()
-        self.hidden, self.output = projection([gate.hidden]), projection([gate.output])
-
-    def forward(self, attended: Tensor, remembered: Tensor) -> Tensor:
-        share = torch.sigmoid(self.output(F.silu(self.hidden(torch.cat([attended, remembered], -1)))))
-        return remembered + share * (attended - remembered)
-
-
-class _RecursionStep(nn.Module):
-    """Refinement of the last token: unrolled, or a loop that the halting head ends."""
-
-    def __init__(self, model: CognateForCausalLM, projection: Projection) -> None:
-        super().__init__()
-        recursion, config = model.recursion, model.config
-        assert isinstance(recursion, Recursion)
-        self.steps, self.micro_steps = config.recursion_steps, recursion.micro_steps
-        self.attention_norm, self.mlp_norm = _Norm(recursion.attention_norm), _Norm(recursion.mlp_norm)
-        self.state_norm = _Norm(recursion.state_norm)
-        self.attention = _AttentionStep(recursion.attention, config, projection, apart=True)
-        self.mlp = _SwiGluStep(recursion.mlp, projection)
-
-    def forward(self, x: Tensor, shared: _Pass, slot: int) -> Tensor:
-        key, value = self.attention.split_key_value(self.attention_norm(x))
-        key = self.attention.ready(key, self.attention.k_norm, shared.cos, shared.sin)
-        seen = remember(shared, slot, key, value.transpose(1, 2))
-        x = x[:, -1:]
-        table = shared.cos[:, -1:], shared.sin[:, -1:]
-        y, z = x, torch.zeros_like(x)
-        for _ in range(self.steps - 1):
-            y, z = self.refined(x, y, z, seen, table, shared.last_mask)
-        return y
-
-    def refined(
-        self,
-        x: Tensor,
-        y: Tensor,
-        z: Tensor,
-        seen: tuple[Tensor, Tensor],
-        table: tuple[Tensor, Tensor],
-        mask: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """One step, as `agent_forge.model.recursion.Recursion.forward`."""
-        for _ in range(self.micro_steps):
-            state = x + y + z
-            z = self.state_norm(state + self._change(state, seen, table, mask))
-        return y + self._change(y + z, seen, table, mask), z
-
-    def _change(self, state: Tensor, seen: tuple[Tensor, Tensor], table: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
-        h = self.attention.query(self.attention_norm(state))
-        query = h.unflatten(-1, (self.attention.heads, self.attention.size))
-        query = self.attention.ready(query, self.attention.q_norm, *table)
-        attended = self.attention.attend(query, *seen, mask)
-        return attended + self.mlp(self.mlp_norm(state + attended))
-
-
-def remember(shared: _Pass, slot: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """All keys and values [1, heads, S, size] of a slot, these ones last; they go out as its state."""
-    found = []
-    for name, new in (("key", key), ("value", value)):
-        joined = torch.cat([shared.past[f"past_key_values.{slot}.{name}"], new], 2)
-        shared.present[f"present.{slot}.{name}"] = joined
-        found.append(joined)
-    return found[0], found[1]
-
-
-def _key_value_states(slot: int, config: CognateConfig) -> list[State]:
-    shape = (1, int(config.num_key_value_heads or 0), "past", config.head_size)
-    return [State(f"past_key_values.{slot}.{name}", f"present.{slot}.{name}", shape) for name in ("key", "value")]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from agent_forge.model.ternary import TernaryLinear
-from agent_forge.phases.edge.onnx_graph import Projection, State
+from agent_forge.phases.edge.onnx_layers import Projection, State
 
 
 class TransformersStep(nn.Module):

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.onnx.ops import symbolic
 
@@ -34,7 +35,7 @@ from agent_forge.model.ternary import (
 
 DIGITS = 5
 """Ternary codes in a byte: 3⁵ = 243."""
-_SMALLEST_LARGEST = 1e-5  # as `fake_quantize_activations`
+SMALLEST_LARGEST = 1e-5  # as `fake_quantize_activations`
 
 
 class CodedMatrix(nn.Module):
@@ -136,7 +137,16 @@ class Table(nn.Module):
             self.register_buffer("special", weight[places].clone())
             self.register_buffer("places", places[:, None])
 
-    def forward(self) -> Tensor:
+    def chosen(self, index: Tensor) -> Tensor:
+        """Rows [..., width] of ``index`` [...], fp32, without unpacking the others."""
+        found = F.embedding(index, self.rows).float()
+        if self.form == "int8":
+            found = found * F.embedding(index, self.scale)
+        if self.has_special:  # their codes are zero
+            found = found + (index[..., None] == self.places[:, 0]).float() @ self.special
+        return found
+
+    def whole(self) -> Tensor:
         """All rows, fp32."""
         table = self.rows.float()
         if self.form == "int8":
@@ -146,6 +156,11 @@ class Table(nn.Module):
                 "ScatterND", (table, self.places, self.special), dtype=torch.float32, shape=tuple(table.shape)
             )
         return table
+
+
+def float_logits(x: Tensor, table: Table) -> Tensor:
+    """Logits [1, rows] of features [1, width]: an fp32 product with the rows of a table."""
+    return F.linear(x, table.whole())
 
 
 def _eight_bit_rows(weight: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
@@ -169,7 +184,7 @@ def rounded_activations(x: Tensor) -> tuple[Tensor, Tensor]:
 
     The numbers of `fake_quantize_activations`, before it divides by the scale again.
     """
-    scale = 127.0 / x.abs().amax(-1, keepdim=True).clamp(min=_SMALLEST_LARGEST)
+    scale = 127.0 / x.abs().amax(-1, keepdim=True).clamp(min=SMALLEST_LARGEST)
     return torch.round(x * scale), scale
 
 

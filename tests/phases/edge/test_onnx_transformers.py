@@ -1,0 +1,42 @@
+"""Models of other architectures as graphs."""
+
+import json
+
+import pytest
+import torch
+from tests.phases.edge.onnx_models import largest_difference
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+
+from agent_forge.errors import HandoffError
+from agent_forge.model.ternary import Layout, TernaryLinear
+from agent_forge.phases.edge.export_onnx import write_graph
+from agent_forge.phases.edge.onnx_session import OnnxSession
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+SHAPE = {
+    "vocab_size": 300, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "initializer_range": 0.2,
+}  # fmt: skip
+TOKENS = torch.randint(5, 300, (40,), generator=torch.Generator().manual_seed(2)).tolist()
+
+
+def test_a_llama_with_ternary_layers(tmp_path):
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**SHAPE)).eval()
+    for name in ("q_proj", "down_proj"):
+        for layer in model.model.layers:
+            linear = (layer.self_attn if name == "q_proj" else layer.mlp).get_submodule(name)
+            TernaryLinear.from_linear(linear, Layout(), activation_bits=0).freeze()
+    manifest = write_graph(model, tmp_path / "model.onnx", "web")
+    (tmp_path / "onnx.json").write_text(json.dumps(manifest))
+    session = OnnxSession(tmp_path, threads=1)
+    for cuts in (range(1, 41), [20, 21, 40]):
+        assert largest_difference(model, session, TOKENS, cuts) < 1e-4
+    assert manifest["window"] is None
+
+
+def test_a_sliding_window_of_others_is_refused_with_a_sentence(tmp_path):
+    model = MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=8)).eval()
+    with pytest.raises(HandoffError, match="mistral has layers"):
+        write_graph(model, tmp_path / "model.onnx", "cpu")
