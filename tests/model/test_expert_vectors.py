@@ -22,6 +22,7 @@ from agent_forge.model.expert_vectors import (
     identity,
     load_experts,
     mixed,
+    mixture_of,
     normalised,
     save_experts,
     side_paths,
@@ -174,6 +175,12 @@ def test_mixtures_keep_the_base_for_what_is_left():
     wild = mixed([one, two], [40.0, 40.0])
     assert faults(wild, basis) == ""
     assert min(float(wild.vectors[name].min()) - SMALLEST, LARGEST - float(wild.vectors[name].max())) >= 0
+    by_name = mixture_of([one, two], {"two": 0.25, "one": 0.5})
+    assert by_name is not None
+    assert torch.equal(by_name.vectors[name], half)
+    assert mixture_of([one, two], {"one": 0.0}) is None
+    with pytest.raises(ValueError, match="no expert 'three'; there are one, two"):
+        mixture_of([one, two], {"three": 1.0})
     with pytest.raises(ValueError, match="2 experts and 1 weights"):
         mixed([one, two], [1.0])
     with pytest.raises(ValueError, match="finite"):

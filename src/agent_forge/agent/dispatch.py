@@ -235,6 +235,7 @@ def search_mixture(
     population: int = 12,
     generations: int = 4,
     elite_fraction: float = 0.25,
+    max_length: int = 128,
 ) -> Mixing:
     """The mixture for a task that is known by a few examples, or the base where no mixture is clearly better.
 
@@ -247,6 +248,7 @@ def search_mixture(
         population: mixtures of a generation.
         generations: of the search.
         elite_fraction: the best share, from which the next generation is drawn.
+        max_length: tokens of an example that are read.
 
     Raises:
         ValueError: fewer than 4 examples.
@@ -259,17 +261,17 @@ def search_mixture(
     def cost(weights: tuple[float, ...]) -> float:
         if weights not in tried:
             with applied(model, mixed(experts, weights)):
-                tried[weights] = answer_nats(model, tokenizer, examples[::2]).mean
+                tried[weights] = answer_nats(model, tokenizer, examples[::2], max_length=max_length).mean
         return tried[weights]
 
     best = cross_entropy_search(
         cost, len(experts), generator=generator, population=population, generations=generations,
         elite_fraction=elite_fraction,
     )  # fmt: skip
-    before = answer_nats(model, tokenizer, examples[1::2])
+    before = answer_nats(model, tokenizer, examples[1::2], max_length=max_length)
     mixture = mixed(experts, best)
     with applied(model, mixture):
-        after = answer_nats(model, tokenizer, examples[1::2])
+        after = answer_nats(model, tokenizer, examples[1::2], max_length=max_length)
     taken = clearly_lower(after.nats, before.nats)
     return Mixing(
         best if taken else (0.0,) * len(experts), mixture if taken else None, before.mean, after.mean, len(tried)

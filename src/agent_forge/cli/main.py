@@ -9,7 +9,7 @@ import traceback
 import typer
 
 from agent_forge import __version__
-from agent_forge.cli import alone, chat, models, registry, run
+from agent_forge.cli import alone, chat, edge, models, registry, run
 from agent_forge.errors import ForgeError
 
 # typer may carry a click of its own: its errors are found through one that it exports, not through ``import click``.
@@ -44,6 +44,7 @@ chat.add_to(app)
 models.add_to(app)
 alone.add_to(app)
 registry.add_to(app)
+edge.add_to(app)
 
 
 def main() -> None:

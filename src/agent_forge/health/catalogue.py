@@ -7,11 +7,12 @@ entry to a test that injects the failure for real.
 from __future__ import annotations
 
 from agent_forge.health.detectors import Signal
+from agent_forge.health.entries_edge import EDGE
 from agent_forge.health.entries_phases import COGNATE, LATER_PHASES
 from agent_forge.health.entries_pipeline import PIPELINE
 from agent_forge.health.failure import EVERYWHERE, Failure
 
-CATALOGUE: tuple[Failure, ...] = (*COGNATE, *LATER_PHASES, *PIPELINE)
+CATALOGUE: tuple[Failure, ...] = (*COGNATE, *LATER_PHASES, *EDGE, *PIPELINE)
 
 
 def failure(identity: str) -> Failure:

@@ -1,11 +1,14 @@
 """Experts in training: the two losses by hand, states, skills and the whole course on a tiny model."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from agent_forge.agent.dispatch import BASE, Dispatcher
 from agent_forge.data.corpora import Corpus, ingest
+from agent_forge.data.documents import Document
 from agent_forge.data.tokenizer import train_tokenizer
 from agent_forge.model import CognateConfig, CognateForCausalLM
 from agent_forge.model.expert_vectors import EXPERTS, LARGEST, decompose, load_experts
@@ -13,7 +16,7 @@ from agent_forge.model.roles import quantizable_linears
 from agent_forge.model.ternary import Layout, TernaryLinear
 from agent_forge.phases.edge.expert_course import train_experts
 from agent_forge.phases.edge.expert_exam import identity_holds
-from agent_forge.phases.edge.expert_lesson import ExpertSettings
+from agent_forge.phases.edge.expert_lesson import ExpertSettings, Teacher
 from agent_forge.phases.edge.expert_training import (
     Sample,
     VectorTraining,
@@ -22,7 +25,7 @@ from agent_forge.phases.edge.expert_training import (
     rate_at,
     supervised_loss,
 )
-from agent_forge.phases.edge.skills import gather, ordinary, skill_names
+from agent_forge.phases.edge.skills import Examples, gather, ordinary, skill_names
 
 TINY = ExpertSettings(
     rank=8, steps=8, batch_size=4, sequence_length=64, learning_rate=0.1, policy_steps=1, policy_questions=2,
@@ -238,3 +241,29 @@ def test_a_llama_of_transformers_learns_too(make_llama, tokenizer, corpus, tmp_p
     path = found.save(tmp_path)
     assert path is not None
     assert any(name.startswith("expert/0/") for name in load_file(path))
+
+
+def test_what_the_model_can_do_already_gets_no_expert(model, tokenizer, corpus):
+    seen = []
+    found = course(model, tokenizer, corpus, head_room=0.0, observe=lambda figures, step: seen.append(step))
+    assert found.experts == []
+    assert all(why.startswith("no head-room: 0% of its questions") for why in found.skipped.values())
+    assert seen == []  # nothing was trained
+
+
+def test_a_vector_that_harms_is_drawn_back_before_it_is_given_up(make_llama, tokenizer, corpus):
+    """Taught nonsense for answers, the expert is worse than an even guess: less of it is tried."""
+    model = make_llama().requires_grad_(False)
+    settings = ExpertSettings(**{**vars(TINY), "learning_rate": 0.5, "policy_steps": 0, "steps": 24})
+    skill = gather("drills/reverse", corpus, seed=3, levels=(1,), counts={"train": 12, "selection": 6, "test": 4})
+    nonsense = [Document.chat([("user", task.prompt), ("assistant", "ZZZZ" * 6)]) for task in skill.train.tasks]
+    taught = replace(skill, train=Examples(tuple(nonsense), ()))
+    basis = decompose(model, settings.rank)
+    teacher = Teacher(model, tokenizer, basis, settings, seed=0, observe=lambda figures, step: None)
+    base = teacher.standing(taught.selection)
+    lesson = teacher.teach(taught, base=base, saved=None, keep=lambda state, step: None)
+    assert lesson.warm.nats > base.nats
+    assert lesson.strength < 1
+    assert lesson.final.nats < lesson.warm.nats
+    assert lesson.reinforced is None
+    assert lesson.gain == base.nats - lesson.final.nats

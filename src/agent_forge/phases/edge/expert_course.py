@@ -24,8 +24,6 @@ from agent_forge.phases.edge.expert_exam import dispatch_accuracy, identity_hold
 from agent_forge.phases.edge.expert_lesson import ExpertSettings, Keep, Lesson, Observe, Standing, Teacher
 from agent_forge.phases.edge.skills import Examples, Skill, gather, opening, ordinary
 
-HEAD_ROOM = 0.95
-"""A model that answers so many questions right needs no expert for them."""
 _CLASSIFIED = 96
 
 
@@ -67,6 +65,7 @@ def train_experts(
     settings: ExpertSettings,
     seed: int,
     most: int = 10,
+    head_room: float = 0.95,
     population: int = 8,
     generations: int = 3,
     saved: Mapping[str, Any] | None = None,
@@ -83,6 +82,7 @@ def train_experts(
         settings: of the training.
         seed: of everything.
         most: experts that are kept at most, those that save the largest share of nats.
+        head_room: a skill of whose questions so many are answered right without an expert gets none.
         population, generations: of the search for mixtures.
         saved: the newest state that ``keep`` was given, to go on from.
         keep: takes states (nested mappings of tensors, numbers and text) and a step; may raise to stop.
@@ -95,7 +95,7 @@ def train_experts(
     basis = basis_of(model, settings.rank)
     teacher = Teacher(model, tokenizer, basis, settings, seed=seed, observe=observe)
     told, everyday = _gathered(corpus, skills, settings, seed)
-    lessons = _lessons(teacher, told, saved or {}, keep)
+    lessons = _lessons(teacher, told, saved or {}, keep, head_room)
     experts, skipped = _chosen(lessons, basis, most)
     probe = torch.tensor([_probe(tokenizer, everyday["test"])])
     measured = {
@@ -152,7 +152,7 @@ def _examined(
 
 
 def _lessons(
-    teacher: Teacher, told: Mapping[str, Skill], saved: Mapping[str, Any], keep: Keep
+    teacher: Teacher, told: Mapping[str, Skill], saved: Mapping[str, Any], keep: Keep, head_room: float
 ) -> dict[str, dict[str, Any]]:
     """By skill ``vectors`` (empty where there was no lesson) and ``row``, from where ``saved`` stands to the end."""
     finished: dict[str, dict[str, Any]] = {
@@ -170,7 +170,7 @@ def _lessons(
             keep({"finished": _stored(finished), "running": {"name": name, "state": state}}, step)
 
         base = teacher.standing(skill.selection)
-        if base.accuracy is not None and base.accuracy >= HEAD_ROOM:
+        if base.accuracy is not None and base.accuracy >= head_room:
             finished[name] = {"vectors": {}, "row": {"base": base.to_json(), "skipped": "no head-room"}}
         else:
             state = running.get("state") if running.get("name") == name else None

@@ -16,7 +16,7 @@ from agent_forge.phases.edge.expert_lesson import Standing, Teacher
 from agent_forge.phases.edge.skills import Examples, Skill, opening
 
 _BLEND, _ORDINARY = "all skills together", "ordinary text"
-_FEW = 36
+_FEW = 32
 """Examples that a mixture is searched with: half of them to search, half to judge."""
 
 

@@ -12,9 +12,10 @@ What we do differently:
    int8 once and not once for each.
 4. Joined layers are for running and exporting; `Fused.undo` gives back the layers that a checkpoint holds.
 
-Rounding of activations to int8 jumps, so that a difference of 1e-7 before it becomes one of a tenth of a logit behind it:
-two ways of adding up the same sum already differ as much. Joined layers add up as before and are equal to the bit. Folded
-gains are not, so on a model that rounds its activations they are folded only where the caller says that this is meant.
+Rounding of activations to int8 jumps, so that 1e-7 before it becomes a tenth of a logit behind it: two ways of adding
+up the same sum (a text at once, or token by token with a cache) already differ as much. Folded gains would be written
+into a checkpoint, so on a model that rounds its activations they are folded only where the caller says that this is
+meant. Joined layers nearly always add up in the same order, and nothing of them is written.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """How much the loss would mind the loss of a head, a channel of a SwiGLU, or a layer, to first order.
 
-Michel, Levy, Neubig 2019 ("Are Sixteen Heads Really Better than One?", arXiv:1905.10650, section 4.1): with a gate ξ = 1
-on each unit, I = E |∂L/∂ξ| = E |aᵀ ∂L/∂a| over inputs, a being what the unit gives. Molchanov et al. 2019 ("Importance
-Estimation for Neural Network Pruning", arXiv:1906.10771, section 3.1) give the same first-order term.
+Michel, Levy, Neubig 2019 ("Are Sixteen Heads Really Better than One?", arXiv:1905.10650, section 4.1): with a gate
+ξ = 1 on each unit, I = E |∂L/∂ξ| = E |aᵀ ∂L/∂a| over inputs, a being what the unit gives. Molchanov et al. 2019
+("Importance Estimation for Neural Network Pruning", arXiv:1906.10771, section 3.1) give the same first-order term.
 
 What we do differently:
 1. All units of a model are looked at in one backward pass: a is read where it enters the projection back to the
@@ -14,7 +14,7 @@ What we do differently:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -70,7 +70,11 @@ def first_order(
             loss = token_loss(model, batch)
         found = [(path, x) for path, xs in watched.inputs.items() for x in xs]
         outputs = [(number, x, y) for number, (x, y) in watched.layers.items()]
-        gradients = torch.autograd.grad(loss, [x for _, x in found] + [y for *_, y in outputs])
+        unused = sorted(set(projections) - set(watched.inputs))
+        if unused:
+            raise ValueError(f"{unused[0]} was never used by the model ({len(unused)} of {len(projections)})")
+        tensors = [x for _, x in found] + [y for *_, y in outputs]
+        gradients = torch.autograd.grad(loss, tensors) if tensors else ()
         for (path, x), gradient in zip(found, gradients, strict=False):
             width = (widths or {}).get(path, 1)
             each = _per_sequence(x, gradient).unflatten(-1, (-1, width)).sum(-1).abs().sum(0)
@@ -78,9 +82,6 @@ def first_order(
         for (number, x, y), gradient in zip(outputs, gradients[len(found) :], strict=True):
             changes[number] += float(_per_sequence(y - x, gradient).sum(-1).abs().sum()) / len(batches)
         losses += float(loss.detach()) / len(batches)
-    unused = sorted(set(projections) - set(inputs))
-    if unused:
-        raise ValueError(f"{unused[0]} was never used by the model ({len(unused)} of {len(projections)})")
     return Importance(inputs, changes, losses)
 
 
@@ -111,10 +112,10 @@ class _Watch:
         for hook in self._hooks:
             hook.remove()
 
-    def _projection(self, path: str):  # type: ignore[no-untyped-def]
+    def _projection(self, path: str) -> Callable[..., None]:
         return lambda _, arguments: self.inputs.setdefault(path, []).append(arguments[0])
 
-    def _layer(self, number: int):  # type: ignore[no-untyped-def]
+    def _layer(self, number: int) -> Callable[..., None]:
         def keep(_: nn.Module, arguments: tuple[Tensor, ...], named: dict[str, Tensor], output: object) -> None:
             x = arguments[0] if arguments else named["hidden_states"]
             y = output[0] if isinstance(output, tuple) else output

@@ -1,14 +1,14 @@
 """Structured pruning: whole channels, heads and layers go, so that a smaller model of the same kind is left.
 
-Importance to first order as in Michel, Levy, Neubig 2019 (arXiv:1905.10650, section 4.1; greedy, iterative) and Molchanov
-et al. 2019 (arXiv:1906.10771); dependent rows and columns go together as in Ma, Fang, Wang 2023, "LLM-Pruner"
+Importance to first order as in Michel, Levy, Neubig 2019 (arXiv:1905.10650, section 4.1; greedy, iterative) and
+Molchanov et al. 2019 (arXiv:1906.10771); dependent rows and columns go together as in Ma, Fang, Wang 2023, "LLM-Pruner"
 (arXiv:2305.11627, section 3.1).
 
 What we do differently:
 1. Nothing is trained afterwards: what is left keeps its values bit for bit, ternary layers their γ.
 2. Every layer loses equally many units, the least important of its own: one configuration describes all layers.
-3. A cut counts by the loss that it really costs on the batches, per parameter that it frees; first order only says which
-   units of a kind go first.
+3. A cut counts by the loss that it really costs on the batches, per parameter that it frees; first order only says
+   which units of a kind go first.
 4. A judge asks the agent again (tools, persona, ordinary text) and its word is final. It is slow, so it judges a row of
    cuts at once; what fails is undone by bisection, down to the one cut that does the harm, whose kind then stays whole.
 """
@@ -114,16 +114,8 @@ def prune(
     Raises:
         ValueError: an unknown kind, no batch, or a judge that gives no figures.
     """
-    unknown = [kind for kind in kinds if kind not in KINDS]
-    if unknown or not batches:
-        raise ValueError(f"{len(batches)} batches, unknown kinds {unknown}; kinds are {', '.join(KINDS)}")
     limits = limits or Limits()
-    found = Pruned() if state is None else Pruned.from_json(state)
-    if state is None:
-        found.before = dict(judge(model) if before is None else before)
-        found.measured, found.parameters_before = dict(found.before), _size(model)
-    if not found.before:
-        raise ValueError("the judge gave no figures, so there is nothing to hold cuts to")
+    found = _begin(model, batches, judge, kinds, before) if state is None else Pruned.from_json(state)
     # 1. the model as it came, and on resume what was cut before
     loss_before = _mean_loss(model, batches)
     for cut in found.cuts:
@@ -144,6 +136,19 @@ def prune(
             found.skipped.setdefault(kind, f"{max_judgements} judgements were made, and no more were allowed")
     found.pending, found.parameters = {}, _size(model)
     return found
+
+
+def _begin(
+    model: PreTrainedModel, batches: Batches, judge: Judge, kinds: Sequence[Kind], before: Mapping[str, float] | None
+) -> Pruned:
+    """Checks what was given, and measures the model as it came."""
+    unknown = [kind for kind in kinds if kind not in KINDS]
+    if unknown or not batches:
+        raise ValueError(f"{len(batches)} batches, unknown kinds {unknown}; kinds are {', '.join(KINDS)}")
+    figures = dict(judge(model) if before is None else before)
+    if not figures:
+        raise ValueError("the judge gave no figures, so there is nothing to hold cuts to")
+    return Pruned(figures, dict(figures), parameters_before=_size(model))
 
 
 def _halve(model: PreTrainedModel, judge: Judge, limits: Limits, found: Pruned) -> None:

@@ -124,7 +124,7 @@ def measure_torch(folder: Path, threads: int, tokens: int, repeats: int, *, join
     flops, bandwidth = machine_rates()
     return Speed(
         JOINED if joined else TORCH, device, platform.machine(), threads, first, rate, peak, shipped_bytes(folder),
-        sum(p.numel() for p in model.parameters()), prompt_operations, token_operations, flops, bandwidth,
+        sum(p.numel() for p in model.parameters()), prompt_operations, token_operations, flops, bandwidth, _load(),
     )  # fmt: skip
 
 
@@ -142,10 +142,10 @@ def measure_onnx(folder: Path, threads: int, tokens: int, repeats: int) -> Speed
     first, rate = _time(step, prompt(folder), tokens, repeats)
     peak = _peak_memory()
     flops, bandwidth = machine_rates()
-    machine = platform.machine()
     return Speed(
-        ONNX, "cpu", machine, threads, first, rate, peak, shipped_bytes(folder), flops=flops, bytes_per_second=bandwidth
-    )
+        ONNX, "cpu", platform.machine(), threads, first, rate, peak, shipped_bytes(folder),
+        flops=flops, bytes_per_second=bandwidth, load=_load(),
+    )  # fmt: skip
 
 
 def machine_rates() -> tuple[float, float]:
@@ -191,9 +191,17 @@ def _has_small_card() -> bool:
 
 
 def _peak_memory() -> int:
-    """Bytes."""
+    """Bytes. ``ru_maxrss`` would count what the parent held when it started this process."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return 1024 * next(int(line.split()[1]) for line in status.read_text().splitlines() if line[:6] == "VmHWM:")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _load() -> float:
+    """Programs that want a core, for each core, over the last minute."""
+    return os.getloadavg()[0] / (os.cpu_count() or 1)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -90,6 +90,7 @@ class Speed:
         operations_token: of one more token.
         flops: fp32 matrix products a second of this machine, with these threads; 0 = not measured.
         bytes_per_second: copied in its memory.
+        load: programs that wanted a core, for each core, when it was measured: over 1 the times say too much.
     """
 
     runtime: str
@@ -105,6 +106,7 @@ class Speed:
     operations_token: int = 0
     flops: float = 0.0
     bytes_per_second: float = 0.0
+    load: float = 0.0
 
 
 @dataclass(frozen=True)

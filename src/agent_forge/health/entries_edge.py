@@ -1,0 +1,55 @@
+"""Failures of phase 7: pruning, fusion and targets."""
+
+from __future__ import annotations
+
+from agent_forge.health.failure import Failure
+
+EDGE: tuple[Failure, ...] = (
+    Failure(
+        "EDGE-1", "pruning cuts away what was baked in",
+        cause="a cut that text hardly minds takes a tool or the persona with it", phases=("edge",),
+        measured="tools, persona and bits per byte after each row of cuts, on the selection split",
+        threshold="more than 2 points lost, or bits per byte over 1.05 times as many; not a number counts as lost",
+        mitigation="the row is undone bit for bit and halved, down to the one cut that does the harm; its kind stays",
+        fallback="the model as it came", shown="cuts and reasons in the report",
+        advice="fewer channels in a cut, or no pruning: a small model has little to spare",
+        test="tests/faults/test_edge_pruning_faults.py::test_edge_1_a_cut_that_costs_a_tool_is_undone_bit_for_bit",
+    ),
+    Failure(
+        "EDGE-2", "pruning breaks ternary weights or leaves a model that no configuration describes",
+        cause="groups of columns share a scale; layers of one configuration have equal shapes", phases=("edge",),
+        measured="codes and scales of every cut tensor; shapes of a model built from the configuration",
+        threshold="one value that is no scale times a code, one shape that differs",
+        mitigation="the cut is refused before it is judged, and nothing has changed", fallback="that kind is not cut",
+        shown="reasons in the report", advice="one scale per tensor or per row can be cut",
+        test="tests/faults/test_edge_pruning_faults.py::test_edge_2_a_cut_that_would_break_scales_or_shapes_is_refused",
+    ),
+    Failure(
+        "EDGE-3", "fusion changes what the model says",
+        cause="something else reads the norm, its gain is not a plain factor, or rounding behind it jumps",
+        phases=("edge",), measured="logits before and after, with and without the rounding of activations",
+        threshold="a difference over 1e-4", mitigation="the fold is taken back bit for bit, with its reason",
+        fallback="not fused", shown="reasons in the report",
+        correction="behind int8 activations two orders of one sum differ by tenths of a logit: there gains stay",
+        test="tests/faults/test_edge_pruning_faults.py::test_edge_3_a_fold_that_changes_logits_is_taken_back",
+    ),
+    Failure(
+        "EDGE-4", "an estimate is taken for a measurement, or a target is missed unseen",
+        cause="the machine at hand is not the one that the agent is for", phases=("edge",),
+        measured="first token, tokens per second, memory and size against the bounds of each target",
+        threshold="a bound missed; not a number is missed",
+        mitigation="each figure says measured or estimated, and how; without rates there is no estimate",
+        fallback="the target counts as missed", shown="`agent-forge edge bench`, report",
+        advice="measure on the machine itself: `agent-forge edge bench AGENT --target NAME`",
+        correction="the specification names no targets for this phase",
+        test="tests/faults/test_edge_pruning_faults.py::test_edge_4_a_target_without_figures_is_missed_or_refused",
+    ),
+    Failure(
+        "EDGE-5", "an agent cannot be measured",
+        cause="a broken file, too little memory, a missing package", phases=("edge",),
+        measured="how the process that measures ends", threshold="an error",
+        mitigation="the form is named with the last line of the error", fallback="none: nothing is made up",
+        shown="error message, exit code 4", advice="`agent-forge verify`, then measure again",
+        test="tests/faults/test_edge_pruning_faults.py::test_edge_5_a_process_that_fails_is_told_with_its_last_line",
+    ),
+)  # fmt: skip
