@@ -35,7 +35,7 @@ class ExpertsConfig(_Model):
     """Skills that may get an expert vector, and how it is trained."""
 
     skills: tuple[str, ...] = Field(
-        default=("drills/count", "drills/reverse", "drills/order"),
+        default=("thoughts/view", "drills/largest", "thoughts/decompose"),
         description="Candidates: drills/KIND, thoughts/STRATEGY or corpus/DOMAIN; none = no experts.",
     )
     most: int = Field(default=10, ge=1, le=10, description="Experts that are kept at most; 3 to 10 in the design.")

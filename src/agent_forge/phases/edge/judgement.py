@@ -50,7 +50,7 @@ class Judgement:
         self.persona = persona if persona and Persona.of(persona) is not None else ""
 
     def figures(self, model: PreTrainedModel, split: Split) -> dict[str, float]:
-        """``bits_per_byte``, and as shares ``tools`` (right answers), ``no_call`` (none needed, none made), ``persona``.
+        """``bits_per_byte``, and shares: ``tools`` (right answers), ``no_call`` (none needed, none made), ``persona``.
 
         Args:
             model: in evaluation mode.
