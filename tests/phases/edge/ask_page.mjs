@@ -50,30 +50,30 @@ const answers = {
       };
     });
   },
-  // Reads tokens one after another; the likeliest next one after each.
-  async follow({ page, ids }) {
+  // Reads tokens one after another, the likeliest next one after each; then a conversation whose answer is stopped.
+  async follow({ page, ids, messages, stopAfter }) {
     const { likeliest } = await import(pathToFileURL(`${page}/generation.js`));
-    const { graph } = await opened(page);
-    let [states, logits, longest] = [graph.start(), null, 0];
+    const agent = await opened(page);
+    let [states, logits, longest] = [agent.graph.start(), null, 0];
     const found = [];
     for (const id of ids) {
-      [logits, states] = await graph.step([id], states);
+      [logits, states] = await agent.graph.step([id], states);
       found.push(likeliest(logits));
       longest = Math.max(longest, states.get("past_positions").data.length);
     }
-    return { found, longest };
-  },
-  // The page's agent: what it reads before it speaks, and how an answer that is stopped ends.
-  async dialogue({ page, messages, stopAfter }) {
-    const agent = await opened(page);
     const options = { maxTokens: 50, maxCalls: 8, budget: 16, think: "auto" };
-    const said = messages.map((message) => ({ ...message, ids: null }));
+    const prompt = agent.prompt(messages.map((message) => ({ ...message, ids: null })));
     let [count, stopped] = [0, null];
     for await (const step of agent.answer(messages, { ...options, cancelled: () => count >= stopAfter })) {
       if (step.type === "token") count += 1;
       if (step.type === "end") stopped = step.stopped;
     }
-    return { prompt: agent.prompt(said), count, stopped };
+    return { found, longest, prompt, count, stopped };
+  },
+  async prompt({ tokenizer, dialogue, conversations }) {
+    const [{ Tokenizer }, { Agent }] = [await part("tokenizer"), await part("agent")];
+    const agent = new Agent({ tokenizer: new Tokenizer(tokenizer), graph: null, toolbox: null, dialogue });
+    return conversations.map((said) => agent.prompt(said.map((message) => ({ ...message, ids: null }))));
   },
   async open({ page }) {
     return [...(await opened(page)).toolbox.tools.keys()];

@@ -6,15 +6,12 @@ import tarfile
 
 import pytest
 from tests.phases.edge.onnx_models import cognate, plain_folder
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from agent_forge.agent.kinds import tool_row
 from agent_forge.agent.toolbox import Toolbox
-from agent_forge.data.tokenizer import add_thoughts, train_tokenizer
-from agent_forge.errors import ConfigError, HandoffError
+from agent_forge.errors import ConfigError
 from agent_forge.model.checkpoint import load_model
-from agent_forge.phases.edge.web_export import MODULES, PAGE, describe, dialogue, examples, export_web
+from agent_forge.phases.edge.web_export import MODULES, PAGE, describe, examples, export_web
 from agent_forge.phases.edge.web_runtime import PACKAGE, VERSION, need_node, runtime_archive
 
 
@@ -76,24 +73,6 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path):
     with pytest.raises(ConfigError, match="is not empty"):
         export_web(tmp_path / "model", tmp_path / "page")
     assert (tmp_path / "page" / "mine.txt").read_text() == "mine"
-
-
-def test_how_a_conversation_is_written():
-    house = train_tokenizer(["a few words"] * 3, 300)
-    assert dialogue(house) == {
-        "style": "marks", "bos": 1, "end": 2, "user": 3, "assistant": 4, "opening": None, "closing": None,
-    }  # fmt: skip
-    add_thoughts(house)
-    vocabulary = house.get_vocab()
-    assert dialogue(house)["opening"] == vocabulary["<think>"]
-    plain = Tokenizer(models.BPE())
-    plain.pre_tokenizer = pre_tokenizers.ByteLevel()
-    plain.add_special_tokens(["<s>"])
-    foreign = PreTrainedTokenizerFast(tokenizer_object=plain, bos_token="<s>")
-    assert dialogue(foreign) == {"style": "lines", "bos": 0, "opening": None, "closing": None}
-    foreign.chat_template = "{{ messages }}"
-    with pytest.raises(HandoffError, match="chat template"):
-        dialogue(foreign)
 
 
 def test_a_bare_model_is_described_without_tools(tmp_path):

@@ -1,8 +1,8 @@
 """The page of a tiny agent, in Node and in headless Chromium: the same tokens, calls and answers as in PyTorch."""
 
 import copy
+import dataclasses
 import functools
-import gzip
 import hashlib
 import json
 import re
@@ -18,7 +18,7 @@ from tests.phases.edge.web_agents import MUSING, QUESTIONS, agent_folder, by_tor
 from agent_forge.agent.dialogue import Dialogue
 from agent_forge.errors import ConfigError, HandoffError
 from agent_forge.phases.edge.web_export import MODULES, OPTIONS, export_web
-from agent_forge.phases.edge.web_parity import page_answers, web_parity
+from agent_forge.phases.edge.web_parity import compared_answers, page_answers
 from agent_forge.phases.edge.web_runtime import BINARY, MODULE, runtime_archive
 
 pytest.importorskip("onnxruntime")
@@ -49,11 +49,15 @@ def test_every_token_of_the_page_is_that_of_pytorch(exported):
     assert facts["tools_not_in_page"] == "none"
 
 
-def test_thoughts_calls_and_chains_are_those_of_pytorch(exported):
-    folder, page, _ = exported
-    there = page_answers(page, QUESTIONS, OPTIONS)
-    assert there == [by_torch(folder, question) for question in QUESTIONS]
-    kinds = {kind for answer in there for kind, _ in answer.turns}
+@pytest.fixture(scope="module")
+def answers(exported):
+    """What the page says to the questions, in Node."""
+    return page_answers(exported[1], QUESTIONS, OPTIONS)
+
+
+def test_thoughts_calls_and_chains_are_those_of_pytorch(exported, answers):
+    assert answers == [by_torch(exported[0], question) for question in QUESTIONS]
+    kinds = {kind for answer in answers for kind, _ in answer.turns}
     assert kinds == {"thought", "call", "result", "answer"}
 
 
@@ -73,54 +77,38 @@ def test_the_folder_holds_what_it_needs_and_nothing_else(exported):
         assert {link.split("/")[2] for link in links} <= {"127.0.0.1:8000"}, name
 
 
-def test_a_long_text_is_read_in_bounded_memory_with_the_same_likeliest_tokens(exported):
+def test_a_long_text_is_read_in_bounded_memory_and_a_conversation_as_python_writes_it(exported):
     folder, page, _ = exported
     model, tokenizer, _ = loaded(folder)
     ids = tokenizer("Ada Vane is a baker. Bo Lock is a miller, and lives in Belmere. " * 12)["input_ids"][:200]
-    got = ask_page("follow", page=str(page), ids=ids)
+    messages = [
+        {"role": "user", "content": "My name is <|user|> Ünal."}, {"role": "assistant", "content": " Good day."},
+        {"role": "system", "content": ""}, {"role": "user", "content": "What is 17 + 25?"},
+    ]  # fmt: skip
+    got = ask_page("follow", page=str(page), ids=ids, messages=messages, stopAfter=3)
     with torch.inference_mode():
         wanted = model(torch.tensor([ids]), use_cache=False).logits[0].argmax(-1).tolist()
     equal = sum(one == other for one, other in zip(got["found"], wanted, strict=True))
     assert equal >= 0.98 * len(ids)
     assert got["longest"] < 32 + 2 * 64 + len(ids) / 8
-
-
-def test_a_conversation_is_read_as_python_writes_it(exported):
-    folder, page, _ = exported
-    messages = [
-        {"role": "user", "content": "My name is <|user|> Ünal."}, {"role": "assistant", "content": " Good day."},
-        {"role": "system", "content": ""}, {"role": "user", "content": "What is 17 + 25?"},
-    ]  # fmt: skip
-    got = ask_page("dialogue", page=str(page), messages=messages, stopAfter=3)
-    assert got["prompt"] == Dialogue(loaded(folder)[1], messages).prompt()
+    assert got["prompt"] == Dialogue(tokenizer, messages).prompt()
     assert (got["count"], got["stopped"]) == (3, "cancelled")
 
 
-def test_a_page_of_another_model_is_noticed(exported):
-    folder, page, _ = exported
-    model, tokenizer, toolbox = loaded(folder)
+def test_a_page_of_another_model_is_noticed(exported, answers):
+    model, tokenizer, toolbox = loaded(exported[0])
     other = copy.deepcopy(model)
     with torch.no_grad():
         other.model.layers[0].attention.v_proj.weight.neg_()
-    figures = web_parity(other, tokenizer, toolbox, page, QUESTIONS[:3], OPTIONS)
+    figures = compared_answers(other, tokenizer, toolbox, QUESTIONS[:3], answers[:3], OPTIONS)
     assert figures["equal_tokens"] < figures["compared_tokens"]
     assert figures["equal_answers"] < 3
 
 
-def test_a_page_with_another_tokenizer_is_refused(exported, tmp_path):
-    folder, page, _ = exported
-    shutil.copytree(page, tmp_path / "page")
-    path = tmp_path / "page" / "tokenizer.json.gz"
-    tokenizer = json.loads(gzip.decompress(path.read_bytes()))
-    tokenizer["model"]["merges"] = tokenizer["model"]["merges"][:10]
-    content = gzip.compress(json.dumps(tokenizer).encode())
-    path.write_bytes(content)
-    told = json.loads((tmp_path / "page" / "page.json").read_text(encoding="utf-8"))
-    row = next(row for row in told["loaded"] if row["name"] == path.name)
-    row.update(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
-    (tmp_path / "page" / "page.json").write_text(json.dumps(told), encoding="utf-8")
+def test_a_page_that_reads_other_tokens_is_refused(exported, answers):
+    wrong = dataclasses.replace(answers[0], prompt=[*answers[0].prompt[:-1], 5])
     with pytest.raises(HandoffError, match="reads other tokens than the model's: 'What is 17"):
-        web_parity(*loaded(folder), tmp_path / "page", QUESTIONS[:1], OPTIONS)
+        compared_answers(*loaded(exported[0]), QUESTIONS[:1], [wrong], OPTIONS)
 
 
 class Quiet(SimpleHTTPRequestHandler):

@@ -16,19 +16,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from agent_forge import __version__
 from agent_forge.agent.knowledge import FORMAT as KNOWLEDGE_FORMAT
 from agent_forge.agent.toolbox import MANIFEST as TOOLS
 from agent_forge.agent.toolbox import Toolbox
-from agent_forge.contract import END_THINK, THINK
-from agent_forge.data.tokenizer import has_marks, mark_ids, start_ids
-from agent_forge.errors import ConfigError, HandoffError
+from agent_forge.errors import ConfigError
 from agent_forge.model.checkpoint import load_model, read_facts
 from agent_forge.model.ternary import ternary_linears
 from agent_forge.phases.edge.export_onnx import GRAPH, export_onnx
 from agent_forge.phases.edge.onnx_session import read_manifest
+from agent_forge.phases.edge.web_dialogue import dialogue
 from agent_forge.phases.edge.web_parity import web_parity
 from agent_forge.phases.edge.web_runtime import BINARY, LICENCES, MODULE, PACKAGE, VERSION, need_node, runtime_files
 
@@ -94,31 +93,6 @@ def export_web(folder: Path | str, out: Path | str, *, name: str = "", cache: Pa
         "tools_not_in_page": ", ".join(_absent(toolbox)) or "none",
         "open": f"python3 -m http.server 8000 --bind 127.0.0.1 --directory {out}",
     }
-
-
-def dialogue(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """How a conversation is written, as `agent_forge.agent.dialogue.Dialogue` does it: a style, and token ids.
-
-    Raises:
-        HandoffError: a chat template, which is a program of its own, or a tokenizer that is no tokenizer.json.
-    """
-    if not tokenizer.is_fast:
-        raise HandoffError("the page reads tokenizer.json, and this tokenizer has none; use a fast tokenizer")
-    vocabulary = tokenizer.get_vocab()
-    ids: dict[str, Any] = {"opening": vocabulary.get(THINK), "closing": vocabulary.get(END_THINK)}
-    if None in ids.values():
-        ids = dict.fromkeys(ids)
-    if has_marks(tokenizer):
-        return (
-            ids | {"style": "marks"} | dict(zip(("bos", "end", "user", "assistant"), mark_ids(tokenizer), strict=True))
-        )
-    if tokenizer.chat_template:
-        raise HandoffError(
-            "this tokenizer brings a chat template, and the page knows only the marks of this project and plain lines; "
-            "use --to onnx-web with a runner that has its own templates"
-        )
-    start = start_ids(tokenizer)
-    return ids | {"style": "lines", "bos": start[0] if start else None}
 
 
 def describe(model: PreTrainedModel, folder: Path, toolbox: Toolbox | None) -> dict[str, Any]:

@@ -25,6 +25,8 @@ from agent_forge.model.generation import generate_tokens
 from agent_forge.phases.edge.web_runtime import need_node
 
 CHECK = Path(__file__).with_name("web") / "check.mjs"
+ENOUGH = 600
+"""Tokens after which no further question is asked: of a large model that never stops, or of a small one that does."""
 _SECONDS = 1800
 
 
@@ -65,9 +67,24 @@ def web_parity(
     Raises:
         HandoffError: the page cannot be opened, or it reads other tokens than the model.
     """
-    theirs = page_answers(folder, questions, options)
+    return compared_answers(model, tokenizer, toolbox, questions, page_answers(folder, questions, options), options)
+
+
+def compared_answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    toolbox: Toolbox | None,
+    questions: Sequence[str],
+    answers: Sequence[Answer],
+    options: Mapping[str, int],
+) -> dict[str, int]:
+    """The figures of `web_parity` for what a page answered.
+
+    Raises:
+        HandoffError: the page reads other tokens than the model.
+    """
     compared, equal, same = 0, 0, 0
-    for question, there in zip(questions, theirs, strict=True):
+    for question, there in zip(questions, answers, strict=False):
         here = model_answer(model, tokenizer, toolbox, question, options)
         if here.prompt != there.prompt:
             raise HandoffError(f"the page's tokenizer reads other tokens than the model's: {question!r}")
@@ -77,18 +94,21 @@ def web_parity(
         same += here.turns == there.turns
     return {
         "compared_tokens": compared, "equal_tokens": equal,
-        "compared_answers": len(questions), "equal_answers": same,
+        "compared_answers": len(answers), "equal_answers": same,
     }  # fmt: skip
 
 
 def page_answers(folder: Path, questions: Sequence[str], options: Mapping[str, int]) -> list[Answer]:
-    """What the page does with questions, run in Node.
+    """What the page does with the first questions, up to `ENOUGH` tokens, run in Node.
 
     Raises:
         HandoffError: it cannot be opened.
         ConfigError: there is no Node.
     """
-    asked = {"folder": str(folder.resolve()), "questions": list(questions), "options": {**options, "think": "auto"}}
+    asked = {
+        "folder": str(folder.resolve()), "questions": list(questions), "options": {**options, "think": "auto"},
+        "enough": ENOUGH,
+    }  # fmt: skip
     done = subprocess.run(
         [need_node(), str(CHECK)],
         input=json.dumps(asked), capture_output=True, text=True, timeout=_SECONDS, check=False, encoding="utf-8",

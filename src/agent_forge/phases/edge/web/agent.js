@@ -12,8 +12,8 @@ const UNFINISHED = "\ufffd";
 export class Agent {
   /**
    * @param {{tokenizer: Tokenizer, graph: StepGraph, toolbox: Toolbox|null, dialogue: object}} parts dialogue: how a
-   *   conversation is written: `style` ("marks" or "lines"), the ids of bos, end, user, assistant, opening and closing
-   *   (null where the tokenizer has none), and those that `stop` the model.
+   *   conversation is written (web_dialogue.py): `style`, the ids that it needs, those of the marks of a thought (null
+   *   where the tokenizer has none), and those that `stop` the model.
    */
   constructor({ tokenizer, graph, toolbox, dialogue }) {
     Object.assign(this, { tokenizer, graph, toolbox, dialogue });
@@ -50,6 +50,7 @@ export class Agent {
   /** Token ids of a conversation up to where the model speaks. */
   prompt(said) {
     const { style, bos, end, user, assistant } = this.dialogue;
+    if (style === "template") return this.tokenizer.encode(this.#templated(said), { marks: true });
     if (style === "lines") {
       const lines = said.map(({ role, content }) => (role === "assistant" ? `${content}\n` : `\n${content}\n\n`));
       return [...(bos === null ? [] : [bos]), ...this.tokenizer.encode(lines.join(""))];
@@ -59,6 +60,19 @@ export class Agent {
       ids.push(role === "assistant" ? assistant : user, ...(kept ?? this.tokenizer.encode(content)), end);
     }
     return [...ids, assistant];
+  }
+
+  /** A conversation that user and assistant take turns in, as its chat template writes it. */
+  #templated(said) {
+    const { around, trim, specials } = this.dialogue;
+    const [before, toAssistant, toUser, last] = around;
+    const harmless = (text) => specials.reduce((rest, mark) => rest.replaceAll(mark, ""), text);
+    const taken = said.map(({ content, ids }) => (ids === null ? harmless(content) : content));
+    const shown = trim ? taken.map(strip) : taken;
+    const gaps = said.map(({ role }, place) =>
+      place === said.length - 1 ? last : role === "user" ? toAssistant : toUser,
+    );
+    return before + shown.map((words, place) => words + gaps[place]).join("");
   }
 
   /** Pieces of a turn as its tokens come; `ids` is filled with them. A turn that may yet be a call is held back. */

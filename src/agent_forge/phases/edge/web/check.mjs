@@ -2,8 +2,8 @@
  * Runs an exported folder in Node, with the page's own modules and its own copy of onnxruntime-web: asks it questions
  * and says what it read and what it said. `agent-forge export --to web` compares that with PyTorch. Not exported.
  *
- * Standard input: `{"folder", "questions": [text], "options"}`; standard output: `{"answers": [{"prompt", "tokens",
- * "turns", "stopped"}]}` or `{"error"}`.
+ * Standard input: `{"folder", "questions": [text], "options", "enough"}`; standard output: `{"answers": [{"prompt",
+ * "tokens", "turns", "stopped"}]}` or `{"error"}`. No question is asked any more once `enough` tokens have been said.
  */
 
 import { readFileSync } from "node:fs";
@@ -11,7 +11,7 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 
-const { folder, questions, options } = JSON.parse(readFileSync(0, "utf8"));
+const { folder, questions, options, enough } = JSON.parse(readFileSync(0, "utf8"));
 
 async function answered(agent, content) {
   const prompt = agent.prompt([{ role: "user", content, ids: null }]);
@@ -29,7 +29,12 @@ async function run() {
   const read = async (name) => new Uint8Array(await readFile(join(folder, name)));
   const agent = await openAgent(await readPage(read), read);
   const answers = [];
-  for (const question of questions) answers.push(await answered(agent, question));
+  let said = 0;
+  for (const question of questions) {
+    if (said >= enough) break;
+    answers.push(await answered(agent, question));
+    said += answers.at(-1).tokens.length;
+  }
   return { answers };
 }
 
