@@ -14,7 +14,6 @@ What we do differently:
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -49,7 +48,7 @@ class AgentDesign:
         greedy_first: whether the first attempt takes the likeliest tokens instead.
         calculated: whether equations in thoughts get their results from the calculator: ``no``, ``yes``, or in every
             second attempt.
-        checks: check → ``doubt`` or ``reject``.
+        checks: check → ``doubt`` or ``reject``; a mapping is taken, too, and kept as sorted pairs.
         enough: attempts end once the votes for one answer reach this; 0 = all attempts are made.
         thought_budget: tokens of a thought at most.
         max_calls: of tools, for one attempt.
@@ -65,13 +64,13 @@ class AgentDesign:
     temperature: float = 0.0
     greedy_first: bool = True
     calculated: Literal["no", "yes", "in turn"] = "no"
-    checks: Mapping[str, Literal["doubt", "reject"]] | tuple[tuple[str, str], ...] = ()
+    checks: tuple[tuple[str, str], ...] = ()
     enough: float = 0.0
     thought_budget: int = 128
     max_calls: int = 8
     recursion_steps: int | None = None
     window: int | None = None
-    experts: Mapping[str, float] | tuple[tuple[str, float], ...] = ()
+    experts: tuple[tuple[str, float], ...] = ()
     pruning: str = ""
 
     def __post_init__(self) -> None:
@@ -100,25 +99,30 @@ class AgentDesign:
     @property
     def is_one_attempt(self) -> bool:
         """Whether it makes one greedy attempt with tools at hand: what can be shown while it is written."""
-        return self.canonical().samples == 1 and self.greedy_first and self.tools != "after" and self.calculated == "no"
+        design = self.canonical()
+        shaped = design.recursion_steps is not None or design.window is not None
+        return (
+            design.samples == 1
+            and design.greedy_first
+            and design.calculated == "no"
+            and not (shaped or design.tools == "after")
+        )
 
     def canonical(self) -> AgentDesign:
         """The same behaviour with what does not matter left at its default: equal ones behave equally."""
         found = self
-        if self.samples == 1:
-            found = replace(found, enough=0.0, checks=() if self.tools != "after" else self.checks)
-            found = replace(found, calculated="no" if self.calculated == "in turn" else self.calculated)
-            if self.greedy_first or self.temperature == 0:
-                found = replace(found, temperature=0.0, greedy_first=True)
-        elif self.temperature == 0:  # every attempt would be the same one
-            found = replace(found, greedy_first=True)
-            if self.calculated != "in turn":
-                return replace(found, samples=1).canonical()
-            found = replace(found, samples=2)  # one with the calculator, one without
         if self.think == "off":
             found = replace(found, thought_budget=AgentDesign.thought_budget, calculated="no")
         if self.tools == "never":
             found = replace(found, max_calls=AgentDesign.max_calls, calculated="no")
+        if found.samples > 1 and found.temperature == 0:  # the same attempt each time, but for the calculator
+            found = replace(found, greedy_first=True, samples=2 if found.calculated == "in turn" else 1)
+        if found.samples == 1:
+            found = replace(found, enough=0.0, checks=found.checks if found.tools == "after" else ())
+            if found.calculated == "in turn":
+                found = replace(found, calculated="no")
+            if found.greedy_first or found.temperature == 0:
+                found = replace(found, temperature=0.0, greedy_first=True)
         return found
 
     def to_json(self) -> dict[str, Any]:

@@ -114,6 +114,14 @@ def answer(
     return [poll.outcome() for poll in polls]
 
 
+def as_options(design: AgentDesign) -> dict[str, Any]:
+    """A design of one attempt as the options of `agent_forge.agent.runtime.stream`."""
+    return {
+        "think": _THINK[design.think], "thought_budget": design.thought_budget, "max_calls": design.max_calls,
+        "temperature": 0.0,
+    }  # fmt: skip
+
+
 Step: TypeAlias = tuple[int, bool, bool, bool]
 """Number of an attempt; whether it is greedy, has tools, and is calculated."""
 

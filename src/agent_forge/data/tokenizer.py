@@ -113,7 +113,7 @@ def _known_ids(tokenizer: PreTrainedTokenizerBase, *names: str) -> list[int | No
     found = [tokenizer.convert_tokens_to_ids(name) for name in names]
     # an unknown name may come back as the id of the unknown token
     return [
-        int(number) if number is not None and tokenizer.convert_ids_to_tokens(number) == name else None
+        number if isinstance(number, int) and tokenizer.convert_ids_to_tokens(number) == name else None
         for number, name in zip(found, names, strict=True)
     ]
 

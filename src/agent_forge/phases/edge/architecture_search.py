@@ -6,7 +6,7 @@ elitist multiobjective genetic algorithm: NSGA-II" (IEEE Transactions on Evoluti
 
 What we do differently from the first:
 1. Genotypes are rows of values (`agent_forge.phases.edge.design_space`); no model writes code and none is executed.
-2. Parents are chosen by evolution; the archive is not shown to a model (arXiv:2510.06711 finds that worse).
+2. Parents are chosen by evolution, not by a model that is shown all designs before.
 3. Head-room first: unless the best design by hand is right in 20–80% of the cases, nothing is searched.
 4. Objectives: error, decoded tokens, and size where designs differ in it. Blank answers and failed evaluations are
    counted, and failed ones are charged.
@@ -50,12 +50,14 @@ class Searched:
         front: designs that no other beats in every objective, on the questions that ranked them.
         measured: figures by name.
         page: JSON for the report.
+        trials: on the test split: ``searched``, ``hand_written`` and, with a control, ``random``.
     """
 
     design: AgentDesign
     front: list[dict[str, Any]]
     measured: dict[str, float]
     page: dict[str, Any] = field(default_factory=dict)
+    trials: dict[str, Trial] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def search_design(
     space: DesignSpace,
     *,
     evaluations: int,
-    population: int = 12,
+    population: int = 8,
     finalists: int = 4,
     screen: int = 24,
     control: bool = True,
@@ -249,12 +251,14 @@ class _Search:
             "screened_evaluations": float(sum(trial.screened for trial in self.trials.values())),
         }
         figures |= _difference("hand_written", trials[chosen], trials[best], seed)
+        judged = {"searched": trials[chosen], "hand_written": trials[best]}
         page: dict[str, Any] = {"chosen": self.name(chosen), "best_by_hand": self.name(best)}
         if control is not None:
             other = trials.get(control) or self.bench.measure(control, test)
             figures |= {"random_test_accuracy": other.accuracy, "random_test_tokens": other.mean_tokens}
             figures |= _difference("random", trials[chosen], other, seed)
             page["random"] = control.to_json()
+            judged["random"] = other
         rows = {
             self.name(design): {"test_accuracy": t.accuracy, "tokens": t.mean_tokens} for design, t in trials.items()
         }
@@ -265,7 +269,7 @@ class _Search:
             "front": front,
             "by_kind": self._by_kind(trials, chosen, best),
         }
-        return Searched(chosen, front, figures, page)
+        return Searched(chosen, front, figures, page, judged)
 
     def skipped(self, best: AgentDesign, share: float, reason: str) -> Searched:
         """No search: the best design by hand, and why."""

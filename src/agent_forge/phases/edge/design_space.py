@@ -83,11 +83,11 @@ class DesignSpace:
         """Genotypes of the space; several may behave equally."""
         return int(np.prod(self.sizes.astype(object)))
 
-    def design(self, genotype: Sequence[int]) -> AgentDesign:
+    def design(self, genotype: Sequence[int] | np.ndarray) -> AgentDesign:
         """The design of a genotype, canonical."""
         values = {name: options[int(n)] for (name, options), n in zip(self.genes.items(), genotype, strict=True)}
         checks = {name.removeprefix(_CHECK): values.pop(name) for name in list(values) if name.startswith(_CHECK)}
-        return AgentDesign(**values, checks={name: found for name, found in checks.items() if found}).canonical()
+        return AgentDesign(**values, checks=tuple((name, found) for name, found in checks.items() if found)).canonical()
 
     def genotype(self, design: AgentDesign) -> np.ndarray:
         """A genotype of a design; a value that the space does not have becomes the nearest, or the first."""
@@ -115,7 +115,7 @@ def hand_written(space: DesignSpace) -> dict[str, AgentDesign]:
     calls = max(space.genes["max_calls"])
     common: dict[str, Any] = {"thought_budget": budget, "max_calls": calls}
     several = common | {"samples": most, "temperature": 0.7}
-    every = dict.fromkeys(CHECKS, "reject")
+    every = tuple((name, "reject") for name in CHECKS)
     made = {
         "habit": AgentDesign(**common),
         "direct": AgentDesign(think="off", tools="never", **common),
