@@ -272,6 +272,17 @@ LATER_PHASES: tuple[Failure, ...] = (
         test="tests/faults/test_edge_experts_faults.py::test_pr7_a_vector_that_cannot_be_used_is_skipped_with_its_reason",
     ),
     Failure(
+        "PR7-O", "an export that says something else than the model",
+        cause="a graph with a wrong weight or state, cut or replaced files, another version", phases=("edge",),
+        measured="likeliest tokens and logits of graph and model over 200 tokens; format and bytes when it is opened",
+        threshold="one other token; a graph that wants weights from other files",
+        mitigation="states are named in onnx.json; a graph or manifest that does not fit is refused",
+        fallback="the checkpoint, which the export never changes",
+        shown="what `export` prints: equal_tokens, max_logit_difference, same_past_within",
+        advice="export again; if tokens still differ, run the model in PyTorch and report it",
+        test="tests/faults/test_edge_onnx_faults.py::test_pr7_o_one_wrong_scale_is_seen_by_the_parity",
+    ),
+    Failure(
         "PR8", "target size out of reach",
         cause="the budget is below what any allocation can reach", phases=("compression",),
         measured="bytes of the finished file", threshold="> the budget",

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from tests.phases.edge.onnx_models import largest_difference
+from tests.phases.edge.onnx_models import largest_difference, plain_folder
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from agent_forge.errors import HandoffError
@@ -40,3 +40,17 @@ def test_a_sliding_window_of_others_is_refused_with_a_sentence(tmp_path):
     model = MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=8)).eval()
     with pytest.raises(HandoffError, match="mistral has layers"):
         write_graph(model, tmp_path / "model.onnx", "cpu")
+
+
+def test_the_command_prints_the_parity(tmp_path, forge):
+    folder = plain_folder(tmp_path / "model", short_convolution=0)
+    answer = forge("export", folder, "--to", "onnx-web", "--out", tmp_path / "out", "--json")
+    facts = answer.json()
+    assert facts["equal_tokens"] == facts["compared_tokens"] == 200
+    assert facts["max_logit_difference"] < 1e-3
+    assert (tmp_path / "out" / "onnx.json").is_file()
+    refused = forge("export", folder, "--to", "tflite", "--out", tmp_path / "other")
+    assert refused.code == 2
+    assert "onnx-cpu, onnx-web" in refused.sentence()
+    hf = forge("export", folder, "--to", "hf", "--out", tmp_path / "hf", "--json").json()
+    assert hf["max_logit_difference"] == 0.0

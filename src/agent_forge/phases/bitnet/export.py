@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from agent_forge.errors import ConfigError, HandoffError
-from agent_forge.model.checkpoint import WEIGHTS
+from agent_forge.model.checkpoint import WEIGHTS, load_model
 from agent_forge.model.packed_file import PACKED
-from agent_forge.model.ternary import PER_TENSOR, SIDECAR, TERNARY, Layout, codes_of, read_sidecar
+from agent_forge.model.ternary import PER_TENSOR, SIDECAR, TERNARY, Layout, codes_of, read_sidecar, ternary_linears
 from agent_forge.phases.bitnet.export_gguf import export_gguf
 from agent_forge.phases.bitnet.pack_transformers import (
     LINEAR_CLASSES,
@@ -31,6 +31,7 @@ from agent_forge.phases.bitnet.pack_transformers import (
 
 TARGETS = ("hf", "hf-bitnet", "gguf")
 _OURS = "cognate"
+_COMPARED = 64
 
 
 def export_folder(folder: Path | str, out: Path | str, *, to: str, **options: Any) -> dict[str, Any]:
@@ -78,7 +79,30 @@ def export_hf(folder: Path, out: Path, *, dtype: str = "float32") -> dict[str, A
     }
     save_file(state, out / WEIGHTS, metadata={"format": "pt"})
     _change_config(out, {"dtype": dtype})
-    return {"file": WEIGHTS, "bytes": (out / WEIGHTS).stat().st_size, "dtype": dtype}
+    return {"file": WEIGHTS, "bytes": (out / WEIGHTS).stat().st_size, "dtype": dtype, **_logit_differences(folder, out)}
+
+
+@torch.inference_mode()
+def _logit_differences(folder: Path, out: Path) -> dict[str, float]:
+    """How far the logits of the exported folder are from the checkpoint's, over some tokens of the vocabulary.
+
+    ``max_logit_difference`` is about the weights: ternary layers take their inputs as they are in both. What it costs
+    that the plain layers of others do not round their inputs to int8 is ``without_rounding_logit_difference``.
+    """
+    theirs, _ = load_model(out)
+    ours, _ = load_model(folder)
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(0, int(theirs.config.vocab_size), (1, _COMPARED), generator=generator)
+    found: Tensor = theirs(tokens).logits
+    rounding: Tensor = ours(tokens).logits
+    rounds = False
+    for layer in ternary_linears(ours).values():
+        rounds = rounds or layer.activation_bits > 0
+        layer.activation_bits = 0
+    differences = {"max_logit_difference": float((ours(tokens).logits - found).abs().max())}
+    if rounds:
+        differences["without_rounding_logit_difference"] = float((rounding - found).abs().max())
+    return differences
 
 
 def export_hf_bitnet(folder: Path, out: Path, *, linear_class: str = "bitlinear") -> dict[str, Any]:
@@ -109,8 +133,9 @@ def export_hf_bitnet(folder: Path, out: Path, *, linear_class: str = "bitlinear"
     _copy_rest(folder, out)
     save_file(state, out / WEIGHTS, metadata={"format": "pt"})
     _change_config(out, {"quantization_config": _quantization_config(state, layouts, linear_class)})
-    _check(out, codes, layouts, linear_class)
-    return {"file": WEIGHTS, "bytes": (out / WEIGHTS).stat().st_size, "linear_class": linear_class}
+    largest = _check(out, codes, layouts, linear_class, load_file(folder / WEIGHTS))
+    size = (out / WEIGHTS).stat().st_size
+    return {"file": WEIGHTS, "bytes": size, "linear_class": linear_class, "max_weight_difference": largest}
 
 
 def _ternary_layouts(folder: Path) -> dict[str, Layout]:
@@ -147,15 +172,21 @@ def _quantization_config(state: dict[str, Tensor], layouts: dict[str, Layout], l
     }
 
 
-def _check(out: Path, codes: dict[str, Tensor], layouts: dict[str, Layout], linear_class: str) -> None:
-    """Reads the file back under its own convention: the wrong one would be off by the square of γ."""
-    state = load_file(out / WEIGHTS)
+def _check(
+    out: Path, codes: dict[str, Tensor], layouts: dict[str, Layout], linear_class: str, before: Mapping[str, Tensor]
+) -> float:
+    """Reads the file back under its own convention (the wrong one would be off by the square of γ); gives the largest
+    difference to the weights as they were.
+    """
+    state, worst = load_file(out / WEIGHTS), 0.0
     for name in layouts:
         stored = state[name.removesuffix("weight") + "weight_scale"]
         gamma = 1 / stored if linear_class == "bitlinear" else stored
         largest = float(codes[name].abs().max())
         if not torch.equal(unpack_transformers(state[name]), codes[name]) or not largest == 1 or not gamma > 0:
             raise HandoffError(f"{out / WEIGHTS}: {name} does not read back as it was written")
+        worst = max(worst, float((codes[name].float() * gamma - before[name]).abs().max()))
+    return worst
 
 
 def _copy_rest(folder: Path, out: Path) -> None:

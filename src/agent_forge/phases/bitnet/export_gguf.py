@@ -58,7 +58,8 @@ def export_gguf(folder: Path, out: Path, *, kind: str = "TQ2_0") -> dict[str, An
         kind: "TQ1_0" (1.69 bits a weight) or "TQ2_0" (2.06 bits, faster).
 
     Returns:
-        File, bytes, number of matrices in ternary blocks, and notes on what could not be kept.
+        File, bytes, number of matrices in ternary blocks, the largest difference of a weight that is read back (from
+        rounded tables and fp16 scales), and notes on what could not be kept.
 
     Raises:
         ConfigError: an unknown kind, or the ``gguf`` package is not installed.
@@ -86,9 +87,10 @@ def export_gguf(folder: Path, out: Path, *, kind: str = "TQ2_0") -> dict[str, An
     writer = gguf.GGUFWriter(out / FILE, architecture)
     _write_shape(writer, config, kind)
     notes = _write_tokenizer(writer, folder, int(config["vocab_size"]))
-    ternary = 0
+    ternary, worst = 0, 0.0
     for name, tensor in state.items():
-        ternary += _write_tensor(writer, gguf, name, tensor, layouts.get(name), config, kind)
+        in_blocks, difference = _write_tensor(writer, gguf, name, tensor, layouts.get(name), config, kind)
+        ternary, worst = ternary + in_blocks, max(worst, difference)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -98,7 +100,8 @@ def export_gguf(folder: Path, out: Path, *, kind: str = "TQ2_0") -> dict[str, An
             f"{len(layouts) - ternary} quantized matrices are in fp16: {kind} needs columns divisible by {BLOCK}"
         )
     size = (out / FILE).stat().st_size
-    return {"file": FILE, "bytes": size, "kind": kind, "ternary_tensors": ternary, "notes": notes}
+    figures = {"ternary_tensors": ternary, "max_weight_difference": worst}
+    return {"file": FILE, "bytes": size, "kind": kind, **figures, "notes": notes}
 
 
 def _as_known_architecture(
@@ -195,11 +198,11 @@ def _write_tokenizer(writer: Any, folder: Path, rows: int) -> list[str]:
 
 def _write_tensor(
     writer: Any, gguf: Any, name: str, tensor: Tensor, layout: Layout | None, config: Mapping[str, Any], kind: str
-) -> int:
-    """Writes one tensor; 1 if it went into ternary blocks."""
+) -> tuple[int, float]:
+    """Writes one tensor; 1 if it went into ternary blocks, and the largest difference that its form makes."""
     target = _target(name)
     if name == "lm_head.weight" and config.get("tie_word_embeddings"):
-        return 0
+        return 0, 0.0
     if config["model_type"] == "llama" and target.endswith(("attn_q.weight", "attn_k.weight")):
         heads = config["num_attention_heads"] if "attn_q" in target else config.get("num_key_value_heads")
         tensor = tensor[_neighbours(tensor.shape[0], int(heads or config["num_attention_heads"]))]
@@ -209,15 +212,18 @@ def _write_tensor(
             blocks = pack_gguf(codes, scale, kind)
         except ValueError as error:
             raise HandoffError(f"{name}: {error}; quantize with group size -1 (per row) or 0 for GGUF") from error
-        writer.add_tensor(target, blocks, raw_dtype=getattr(gguf.GGMLQuantizationType, kind))
-        return 1
-    values = tensor.float().numpy()
-    if tensor.ndim == 2 and target in ("token_embd.weight", "output.weight") and tensor.shape[1] % 32 == 0:
-        kind8 = gguf.GGMLQuantizationType.Q8_0
-        writer.add_tensor(target, gguf.quants.quantize(values, kind8), raw_dtype=kind8)
+        form = getattr(gguf.GGMLQuantizationType, kind)
+        ternary = 1
     else:
-        writer.add_tensor(target, values.astype(np.float16) if tensor.ndim == 2 else values)
-    return 0
+        values, ternary = tensor.float().numpy(), 0
+        if tensor.ndim == 2 and target in ("token_embd.weight", "output.weight") and tensor.shape[1] % 32 == 0:
+            form = gguf.GGMLQuantizationType.Q8_0
+            blocks = gguf.quants.quantize(values, form)
+        else:
+            form, blocks = None, values.astype(np.float16) if tensor.ndim == 2 else values
+    writer.add_tensor(target, blocks, raw_dtype=form)
+    back = blocks if form is None else gguf.quants.dequantize(blocks, form)
+    return ternary, float(np.abs(back.astype(np.float32).reshape(tensor.shape) - tensor.float().numpy()).max())
 
 
 def _target(name: str) -> str:
