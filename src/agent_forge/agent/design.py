@@ -111,20 +111,18 @@ class AgentDesign:
     def canonical(self) -> AgentDesign:
         """The same behaviour with what does not matter left at its default: equal ones behave equally."""
         found = self
-        if self.samples == 1:
-            found = replace(found, enough=0.0, checks=() if self.tools != "after" else self.checks)
-            found = replace(found, calculated="no" if self.calculated == "in turn" else self.calculated)
-            if self.greedy_first or self.temperature == 0:
-                found = replace(found, temperature=0.0, greedy_first=True)
-        elif self.temperature == 0:  # every attempt would be the same one
-            found = replace(found, greedy_first=True)
-            if self.calculated != "in turn":
-                return replace(found, samples=1).canonical()
-            found = replace(found, samples=2)  # one with the calculator, one without
         if self.think == "off":
             found = replace(found, thought_budget=AgentDesign.thought_budget, calculated="no")
         if self.tools == "never":
             found = replace(found, max_calls=AgentDesign.max_calls, calculated="no")
+        if found.samples > 1 and found.temperature == 0:  # the same attempt each time, but for the calculator
+            found = replace(found, greedy_first=True, samples=2 if found.calculated == "in turn" else 1)
+        if found.samples == 1:
+            found = replace(found, enough=0.0, checks=found.checks if found.tools == "after" else ())
+            if found.calculated == "in turn":
+                found = replace(found, calculated="no")
+            if found.greedy_first or found.temperature == 0:
+                found = replace(found, temperature=0.0, greedy_first=True)
         return found
 
     def to_json(self) -> dict[str, Any]:

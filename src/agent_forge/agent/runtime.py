@@ -157,37 +157,42 @@ def converse_all(
         raise ValueError(f"max_calls {max_calls} must be at least 0")
     if (temperature or calculated) and seeds is None:
         raise ValueError(f"temperature {temperature}, calculated {calculated}: give one seed for each question")
-    insert = results_for(tokenizer, toolbox) if calculated else None
     ending = f"\n{toolbox.prompt()}" if prompted and toolbox is not None else ""
     dialogues = [Dialogue(tokenizer, _messages(question, ending)) for question in questions]
     transcripts = [Transcript() for _ in questions]
     waiting = list(range(len(questions)))
     room = max_tokens + _room(tokenizer, think, thought_budget)
     for number in range(max_calls + 1):
-        prompts = {n: dialogues[n].prompt() for n in waiting}
-        for n in waiting:
-            if not _fits(model, prompts[n], room):
-                transcripts[n].stopped = "context"
-                del prompts[n]
-        waiting = list(prompts)
-        if not waiting:
-            break
-        chosen = None if seeds is None else [seeds[n] for n in waiting]
+        prompts = _fitting(model, dialogues, transcripts, waiting, room)
         said = _say(
-            model, tokenizer, list(prompts.values()), room, chosen, number, insert,
+            model, tokenizer, prompts, room, seeds, number, results_for(tokenizer, toolbox) if calculated else None,
             batch_tokens=batch_tokens, temperature=temperature, think=think, thought_budget=thought_budget,
         )  # fmt: skip
-        unanswered = []
-        for n, ids in zip(waiting, said, strict=True):
+        waiting = list(prompts)
+        for n, ids in zip(prompts, said, strict=True):
             transcripts[n].num_tokens += len(ids) + 1
             turns, stopped = _take(dialogues[n], toolbox, ids, room, last=number == max_calls)
             transcripts[n].turns += turns
-            if stopped is None:
-                unanswered.append(n)
-            else:
+            if stopped is not None:
                 transcripts[n].stopped = stopped
-        waiting = unanswered
+                waiting.remove(n)
     return transcripts
+
+
+def _fitting(
+    model: PreTrainedModel,
+    dialogues: Sequence[Dialogue],
+    transcripts: Sequence[Transcript],
+    waiting: Sequence[int],
+    room: int,
+) -> dict[int, list[int]]:
+    """Prompts by number of those conversations that have room for another turn; the others end here."""
+    prompts = {n: dialogues[n].prompt() for n in waiting}
+    for n in waiting:
+        if not _fits(model, prompts[n], room):
+            transcripts[n].stopped = "context"
+            del prompts[n]
+    return prompts
 
 
 def _messages(question: str | Sequence[Message], ending: str) -> list[Message]:
@@ -199,7 +204,7 @@ def _messages(question: str | Sequence[Message], ending: str) -> list[Message]:
 def _say(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[list[int]],
+    prompted: Mapping[int, list[int]],
     room: int,
     seeds: Sequence[int] | None,
     number: int,
@@ -210,14 +215,15 @@ def _say(
     think: Think,
     thought_budget: int,
 ) -> list[list[int]]:
-    """Turn ``number`` of several conversations."""
+    """Turn ``number`` of several conversations, whose prompts and seeds go by their numbers."""
+    prompts = list(prompted.values())
     if seeds is None:
         return generate_batch(
             model, tokenizer, prompts, room, batch_tokens=batch_tokens, think=think, thought_budget=thought_budget
         )
     # an odd factor: turns of neighbouring seeds stay apart
-    turn_seeds = [(seed + number * 0x9E3779B97F4A7C15) % 2**63 for seed in seeds]
-    rows = max(1, batch_tokens // (max(map(len, prompts)) + room))
+    turn_seeds = [(seed + number * 0x9E3779B97F4A7C15) % 2**63 for seed in (seeds[n] for n in prompted)]
+    rows = max(1, batch_tokens // (max(map(len, prompts), default=1) + room))
     return generate_rows(
         model, tokenizer, prompts, room, seeds=turn_seeds, temperature=temperature, think=think,
         thought_budget=thought_budget, insert=insert, batch_rows=rows,

@@ -6,7 +6,7 @@ elitist multiobjective genetic algorithm: NSGA-II" (IEEE Transactions on Evoluti
 
 What we do differently from the first:
 1. Genotypes are rows of values (`agent_forge.phases.edge.design_space`); no model writes code and none is executed.
-2. Parents are chosen by evolution; the archive is not shown to a model (arXiv:2510.06711 finds that worse).
+2. Parents are chosen by evolution, not by a model that is shown all designs before.
 3. Head-room first: unless the best design by hand is right in 20–80% of the cases, nothing is searched.
 4. Objectives: error, decoded tokens, and size where designs differ in it. Blank answers and failed evaluations are
    counted, and failed ones are charged.

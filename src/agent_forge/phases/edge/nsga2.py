@@ -85,7 +85,7 @@ def _algorithm(
         from pymoo.core.termination import NoTermination
         from pymoo.operators.crossover.ux import UniformCrossover
 
-    class Choices(Problem):  # type: ignore[misc]
+    class Choices(Problem):
         def __init__(self) -> None:
             wide = len(objectives(first[0]))
             super().__init__(n_var=len(sizes), n_obj=wide, xl=np.zeros(len(sizes)), xu=sizes - 1, vtype=int)
@@ -93,7 +93,7 @@ def _algorithm(
         def _evaluate(self, X: np.ndarray, out: dict[str, Any], *args: Any, **kwargs: Any) -> None:
             out["F"] = np.array([objectives(row.astype(int)) for row in X], float)
 
-    class DrawnAnew(Mutation):  # type: ignore[misc]
+    class DrawnAnew(Mutation):
         def _do(self, problem: Any, X: np.ndarray, *args: Any, random_state: Any = None, **kwargs: Any) -> np.ndarray:
             fresh = random_state.integers(0, sizes, size=X.shape)
             return np.where(random_state.random(X.shape) < rate, fresh, X)
