@@ -210,6 +210,19 @@ def test_a_basis_is_computed_once_until_a_weight_is_written_to(make_llama):
     assert basis_of(model, 4).digest != first.digest
 
 
+def test_a_basis_that_was_first_asked_for_in_inference_mode_can_be_trained_with(make_llama):
+    model = make_llama().requires_grad_(False)
+    with torch.inference_mode():
+        basis = basis_of(model, 4)
+    z = {name: torch.ones(len(each.singular), requires_grad=True) for name, each in basis.factors.items()}
+    with side_paths(model, basis, z):
+        model(input_ids=torch.tensor([[1, 2, 3]]), use_cache=False).logits.sum().backward()
+    assert all(each.grad is not None for each in z.values())
+    with torch.inference_mode():
+        made = make_llama()
+    assert basis_of(made, 4).digest == basis.digest
+
+
 def test_a_digest_is_about_values_and_not_about_their_form(make_cognate):
     model = ternary(make_cognate())
     plain = make_cognate()

@@ -113,7 +113,10 @@ def decompose(model: nn.Module, rank: int) -> Basis:
     matrices = {name: module.weight.detach() for name, module in quantizable_linears(model)}
     if not matrices:
         raise ValueError(f"{type(model).__name__} has no linear layer in its body that could be adapted")
-    return Basis({name: _factors(weight, rank) for name, weight in matrices.items()}, digest_of_matrices(matrices))
+    # whoever asks first, somebody else may train with the answer: no tensors of inference mode
+    with torch.inference_mode(False), torch.no_grad():
+        factors = {name: _factors(weight.clone(), rank) for name, weight in matrices.items()}
+    return Basis(factors, digest_of_matrices(matrices))
 
 
 def digest_of_matrices(matrices: Mapping[str, Tensor]) -> str:
@@ -247,12 +250,17 @@ _KNOWN: weakref.WeakKeyDictionary[nn.Module, tuple[tuple[Any, ...], Basis]] = we
 def basis_of(model: nn.Module, rank: int) -> Basis:
     """`decompose`, computed once for a model for as long as none of its matrices is written to."""
     matrices = [module.weight for _, module in quantizable_linears(model)]
-    state = (rank, *((weight.data_ptr(), weight._version) for weight in matrices))
+    state = (rank, *((weight.data_ptr(), _writes(weight)) for weight in matrices))
     known = _KNOWN.get(model)
     if known is None or known[0] != state:
         known = state, decompose(model, rank)
         _KNOWN[model] = known
     return known[1]
+
+
+def _writes(weight: Tensor) -> int:
+    """How often the tensor was written to; those of inference mode do not count it."""
+    return 0 if weight.is_inference() else weight._version
 
 
 def save_experts(
