@@ -101,7 +101,7 @@ def search_design(
         screen: questions after which a design that is far behind is given up.
         control: whether random search is run beside it.
         all_hand_written: whether the verdict is against the best by hand on the test split itself; else against the
-            best on the selection split.
+            best on the selection split. The agent's habit (one attempt, as it comes) is always among them.
         max_mean_tokens: bound on the decoded tokens of a question for the chosen design; None = none.
         seed: of the search.
         restored: the state that ``save`` was given last.
@@ -247,7 +247,8 @@ class _Search:
     ) -> Searched:
         """Everything on the test split, and what was counted on the way."""
         test = self.questions.test
-        compared = list(self.by_hand.values()) if all_hand_written else [min(self.by_hand.values(), key=self._rank)]
+        habit, *others = self.by_hand.values()
+        compared = [habit, *(others if all_hand_written else [min(self.by_hand.values(), key=self._rank)])]
         trials = {design: self.bench.measure(design, test) for design in [chosen, *compared]}
         best = min(compared, key=lambda design: (-trials[design].accuracy, trials[design].mean_tokens))
         figures = {
@@ -264,6 +265,8 @@ class _Search:
             "screened_evaluations": float(sum(trial.screened for trial in self.trials.values())),
         }
         figures |= _difference("hand_written", trials[chosen], trials[best], seed)
+        figures |= {"habit_test_accuracy": trials[habit].accuracy, "habit_test_tokens": trials[habit].mean_tokens}
+        figures |= _difference("habit", trials[chosen], trials[habit], seed)
         judged = {"searched": trials[chosen], "hand_written": trials[best]}
         page: dict[str, Any] = {"chosen": self.name(chosen), "best_by_hand": self.name(best)}
         if control is not None:
