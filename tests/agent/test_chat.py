@@ -9,6 +9,7 @@ import shutil
 import pytest
 from tests.agent.dialogues import DIALOGUES, PLAIN, RECORDS
 
+from agent_forge.agent.design import AgentDesign
 from agent_forge.agent.kinds import Resources, make_tool, tool_row, world_toolbox
 from agent_forge.agent.knowledge import Knowledge
 from agent_forge.agent.toolbox import Toolbox
@@ -18,7 +19,7 @@ from agent_forge.model.checkpoint import save_model
 from agent_forge.phases.compression import codecs, forge_file
 from agent_forge.phases.compression.attachments import attached, attachments
 from agent_forge.phases.compression.plain import compress_bytes
-from agent_forge.pipeline.resolve import load_toolbox
+from agent_forge.pipeline.resolve import load_design, load_toolbox
 from agent_forge.pipeline.talk import Talk
 from agent_forge.storage.home import Home
 
@@ -223,3 +224,46 @@ def test_a_wrong_thought_option(forge, folder):
     answer = forge("chat", folder, "--think", "maybe", stdin="x\n")
     assert answer.code == 2
     assert "not one of auto, on, off" in answer.err
+
+
+def test_a_design_is_used_unless_it_is_not_wanted(forge, folder, tmp_path):
+    designed = tmp_path / "designed"
+    shutil.copytree(folder, designed)
+    AgentDesign(tools="never").save(designed)
+    assert forge("chat", designed, stdin=f"{SUM}\n").out == "calculator(17 + 25)\n"
+    assert forge("chat", designed, "--no-design", stdin=f"{SUM}\n").out.splitlines()[-1] == "It is 42."
+    AgentDesign(samples=3, temperature=0.2, checks={"quoted": "reject"}, enough=2.0).save(designed)
+    row = json.loads(forge("generate", designed, "--prompt", SUM, "--json").out)
+    plain = json.loads(forge("generate", folder, "--prompt", SUM, "--json").out)
+    assert (row["text"], [turn["kind"] for turn in row["turns"]]) == ("It is 42.", ["call", "result", "answer"])
+    talk = Talk.start(str(designed), tmp_path, {"max_tokens": 40, "seed": 1})
+    found = talk.ask(SUM, remember=True)
+    assert found.num_tokens == 2 * talk_tokens(folder, tmp_path)
+    assert talk.memory[-1]["content"] == plain["text"] == "It is 42."
+
+
+def talk_tokens(folder, home):
+    return Talk.start(str(folder), home, {"max_tokens": 40}).ask(SUM).num_tokens
+
+
+def test_a_design_travels_in_the_file(agent, tokenizer, folder, forge, tmp_path):
+    designed = tmp_path / "designed"
+    shutil.copytree(folder, designed)
+    AgentDesign(tools="never").save(designed)
+    path = tmp_path / "agent.forge"
+    forge_file.write(path, packed(agent, attached(designed)), tokenizer)
+    assert load_design(path) == AgentDesign(tools="never")
+    assert forge("chat", path, stdin=f"{SUM}\n").out == "calculator(17 + 25)\n"
+
+
+@pytest.mark.parametrize(
+    "text", ["{", '{"format": 1, "code": "import os"}', '{"format": 1, "experts": {"ghost": 1.0}}']
+)
+def test_a_design_that_cannot_be_used_is_told(forge, folder, tmp_path, text):
+    broken = tmp_path / "broken"
+    shutil.copytree(folder, broken)
+    (broken / "agent.json").write_text(text, encoding="utf-8")
+    answer = forge("chat", broken, stdin=f"{SUM}\n")
+    assert answer.code != 0
+    assert ("ghost" if "ghost" in text else "agent.json") in answer.sentence()
+    assert forge("chat", broken, "--no-design", stdin=f"{SUM}\n").code == 0

@@ -1,7 +1,7 @@
 """The loop: the model speaks; if it called a tool, the result is its next turn; else it has answered.
 
 The model gets no list of its tools unless asked for: a baked model knows them. `stream` is the loop for a conversation,
-`converse` gives its outcome, `converse_all` runs many questions side by side with greedy batches.
+`converse` gives its outcome, `converse_all` runs many questions side by side in batches.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from agent_forge.agent.calls import may_become_call, parse_call
 from agent_forge.agent.dialogue import Dialogue
+from agent_forge.agent.thought_calculator import results_for
 from agent_forge.agent.toolbox import Toolbox
 from agent_forge.agent.transcript import Kind, Stop, Transcript, Turn
 from agent_forge.data.tokenizer import has_thoughts
 from agent_forge.model.batch_generation import generate_batch
 from agent_forge.model.generation import generate_tokens, spoken
+from agent_forge.model.row_generation import Insert, generate_rows
 from agent_forge.model.thought_rule import THOUGHT_BUDGET, Think
 
 Message = Mapping[str, str]
@@ -105,6 +107,7 @@ def stream(
             think=think, thought_budget=thought_budget,
         )  # fmt: skip
         yield from _speak(tokenizer, tokens, ids)
+        transcript.num_tokens += len(ids) + 1
         turns, stopped = _take(dialogue, toolbox, ids, room, last=number == max_calls)
         for turn in turns:
             transcript.turns.append(turn)
@@ -118,7 +121,7 @@ def converse_all(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     toolbox: Toolbox | None,
-    questions: Sequence[str],
+    questions: Sequence[str | Sequence[Message]],
     *,
     max_calls: int = 8,
     max_tokens: int = 128,
@@ -126,52 +129,105 @@ def converse_all(
     batch_tokens: int = 8192,
     think: Think = "auto",
     thought_budget: int = THOUGHT_BUDGET,
+    temperature: float = 0.0,
+    seeds: Sequence[int] | None = None,
+    calculated: bool = False,
 ) -> list[Transcript]:
-    """Answers many questions, each on its own, with greedy decoding in batches.
+    """Answers many questions, each on its own, in batches.
 
     Args:
         model, tokenizer, toolbox: as in `converse`.
-        questions: what users ask.
+        questions: what users ask; or conversations, the last message by the user.
         max_calls: of tools, for each answer.
         max_tokens: of each turn of the model.
         prompted: whether each question ends with the list of tools (the control of a baked model).
         batch_tokens: tokens in a batch at most.
         think, thought_budget: as in `converse`.
+        temperature: above 0 only with ``seeds``.
+        seeds: of the draws, one for each question; None = the likeliest tokens.
+        calculated: whether equations in thoughts get their results from the agent's calculator; only with ``seeds``.
 
     Returns:
         One transcript for each question, in their order.
+
+    Raises:
+        ValueError: ``max_calls`` is negative, or answers are to be drawn without seeds.
     """
     if max_calls < 0:
         raise ValueError(f"max_calls {max_calls} must be at least 0")
-    if prompted and toolbox is not None:
-        questions = [f"{question}\n{toolbox.prompt()}" for question in questions]
-    dialogues = [Dialogue(tokenizer, [{"role": "user", "content": question}]) for question in questions]
+    if (temperature or calculated) and seeds is None:
+        raise ValueError(f"temperature {temperature}, calculated {calculated}: give one seed for each question")
+    ending = f"\n{toolbox.prompt()}" if prompted and toolbox is not None else ""
+    dialogues = [Dialogue(tokenizer, _messages(question, ending)) for question in questions]
     transcripts = [Transcript() for _ in questions]
     waiting = list(range(len(questions)))
     room = max_tokens + _room(tokenizer, think, thought_budget)
     for number in range(max_calls + 1):
-        prompts = {n: dialogues[n].prompt() for n in waiting}
-        for n in waiting:
-            if not _fits(model, prompts[n], room):
-                transcripts[n].stopped = "context"
-                del prompts[n]
-        waiting = list(prompts)
-        if not waiting:
-            break
-        said = generate_batch(
-            model, tokenizer, list(prompts.values()), room,
-            batch_tokens=batch_tokens, think=think, thought_budget=thought_budget,
+        prompts = _fitting(model, dialogues, transcripts, waiting, room)
+        said = _say(
+            model, tokenizer, prompts, room, seeds, number, results_for(tokenizer, toolbox) if calculated else None,
+            batch_tokens=batch_tokens, temperature=temperature, think=think, thought_budget=thought_budget,
         )  # fmt: skip
-        unanswered = []
-        for n, ids in zip(waiting, said, strict=True):
+        waiting = list(prompts)
+        for n, ids in zip(prompts, said, strict=True):
+            transcripts[n].num_tokens += len(ids) + 1
             turns, stopped = _take(dialogues[n], toolbox, ids, room, last=number == max_calls)
             transcripts[n].turns += turns
-            if stopped is None:
-                unanswered.append(n)
-            else:
+            if stopped is not None:
                 transcripts[n].stopped = stopped
-        waiting = unanswered
+                waiting.remove(n)
     return transcripts
+
+
+def _fitting(
+    model: PreTrainedModel,
+    dialogues: Sequence[Dialogue],
+    transcripts: Sequence[Transcript],
+    waiting: Sequence[int],
+    room: int,
+) -> dict[int, list[int]]:
+    """Prompts by number of those conversations that have room for another turn; the others end here."""
+    prompts = {n: dialogues[n].prompt() for n in waiting}
+    for n in waiting:
+        if not _fits(model, prompts[n], room):
+            transcripts[n].stopped = "context"
+            del prompts[n]
+    return prompts
+
+
+def _messages(question: str | Sequence[Message], ending: str) -> list[Message]:
+    """The conversation that a question is, with something at the end of its last message."""
+    messages = [{"role": "user", "content": question}] if isinstance(question, str) else list(question)
+    return [*messages[:-1], *({**message, "content": message["content"] + ending} for message in messages[-1:])]
+
+
+def _say(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompted: Mapping[int, list[int]],
+    room: int,
+    seeds: Sequence[int] | None,
+    number: int,
+    insert: Insert | None,
+    *,
+    batch_tokens: int,
+    temperature: float,
+    think: Think,
+    thought_budget: int,
+) -> list[list[int]]:
+    """Turn ``number`` of several conversations, whose prompts and seeds go by their numbers."""
+    prompts = list(prompted.values())
+    if seeds is None:
+        return generate_batch(
+            model, tokenizer, prompts, room, batch_tokens=batch_tokens, think=think, thought_budget=thought_budget
+        )
+    # an odd factor: turns of neighbouring seeds stay apart
+    turn_seeds = [(seed + number * 0x9E3779B97F4A7C15) % 2**63 for seed in (seeds[n] for n in prompted)]
+    rows = max(1, batch_tokens // (max(map(len, prompts), default=1) + room))
+    return generate_rows(
+        model, tokenizer, prompts, room, seeds=turn_seeds, temperature=temperature, think=think,
+        thought_budget=thought_budget, insert=insert, batch_rows=rows,
+    )  # fmt: skip
 
 
 def _take(

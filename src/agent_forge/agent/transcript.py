@@ -45,10 +45,12 @@ class Transcript:
         turns: thoughts, calls, results and one answer.
         stopped: ``answer`` = the model was done; ``calls`` = it wanted more calls than were allowed; ``tokens`` = the
             last turn was cut off; ``context`` = there was no room for another turn.
+        num_tokens: that the model decoded, thoughts and the mark that ends each turn included.
     """
 
     turns: list[Turn] = field(default_factory=list)
     stopped: Stop = "answer"
+    num_tokens: int = 0
 
     @property
     def answer(self) -> str:

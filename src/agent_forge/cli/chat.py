@@ -20,6 +20,9 @@ Temperature = Annotated[float, typer.Option("--temperature", min=0.0, help="0 ta
 Seed = Annotated[int, typer.Option("--seed", help="Seed of the sampling.")]
 ThinkOption = Annotated[str, typer.Option("--think", help="on opens a thought, off allows none, auto: as it likes.")]
 ThinkBudget = Annotated[int, typer.Option("--think-budget", min=0, help="Tokens of a thought at most.")]
+NoDesign = Annotated[
+    bool, typer.Option("--no-design", help="One attempt with these options, though the agent has a design of its own.")
+]
 ShowThoughts = Annotated[bool, typer.Option("--show-thoughts", help="Print thoughts too, in brackets.")]
 _THINK: dict[str, Any] = {"auto": "auto", "on": True, "off": False}
 
@@ -38,6 +41,7 @@ def chat(
     think: ThinkOption = "auto",
     think_budget: ThinkBudget = 128,
     show_thoughts: ShowThoughts = False,
+    no_design: NoDesign = False,
     no_tools: Annotated[bool, typer.Option("--no-tools", help="Run no tool: calls are printed as answers.")] = False,
     folder: Annotated[
         Path | None, typer.Option("--folder", help="Text files to look things up in (.txt, .md).")
@@ -54,7 +58,10 @@ def chat(
     from agent_forge.pipeline.talk import Talk
 
     options = decoding(max_tokens, temperature, seed, think, think_budget)
-    talk = Talk.start(model, home_path(home), options, tools=not no_tools, folder=folder, retrieval=retrieval)
+    talk = Talk.start(
+        model, home_path(home), options,
+        tools=not no_tools, folder=folder, retrieval=retrieval, designed=not no_design,
+    )  # fmt: skip
     interactive = sys.stdin.isatty() and not as_json
     if interactive:
         if tools := talk.tools():

@@ -11,6 +11,7 @@ import typer
 from agent_forge.cli.chat import (
     MaxTokens,
     ModelArgument,
+    NoDesign,
     Seed,
     ShowThoughts,
     Temperature,
@@ -43,6 +44,7 @@ def generate(
     think: ThinkOption = "auto",
     think_budget: ThinkBudget = 128,
     show_thoughts: ShowThoughts = False,
+    no_design: NoDesign = False,
     as_json: JsonOption = False,
 ) -> None:
     """Continue a text. With --json an agent that has tools answers it, and its calls and thoughts are given, too."""
@@ -50,8 +52,8 @@ def generate(
     from agent_forge.pipeline.talk import Talk
 
     options = decoding(max_tokens, temperature, seed, think, think_budget)
-    talk = Talk.start(model, home_path(home), options)
-    if as_json and talk.tools():
+    talk = Talk.start(model, home_path(home), options, designed=not no_design)
+    if as_json and (talk.tools() or talk.design is not None):
         transcript = talk.ask(prompt).to_json()
         print_json({"prompt": prompt, "text": transcript.pop("answer"), "seed": seed} | transcript)
         return

@@ -108,22 +108,32 @@ def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     return {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
 
 
+def _known_ids(tokenizer: PreTrainedTokenizerBase, *names: str) -> list[int | None]:
+    """The id of each token, None for one that it does not have; ``get_vocab`` would copy the whole vocabulary."""
+    found = [tokenizer.convert_tokens_to_ids(name) for name in names]
+    # an unknown name may come back as the id of the unknown token
+    return [
+        number if isinstance(number, int) and tokenizer.convert_ids_to_tokens(number) == name else None
+        for number, name in zip(found, names, strict=True)
+    ]
+
+
 def has_marks(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether this tokenizer knows the marks of a conversation."""
-    vocabulary = tokenizer.get_vocab()
-    return all(mark in vocabulary for mark in (BOS, END, USER, ASSISTANT))
+    return None not in _known_ids(tokenizer, BOS, END, USER, ASSISTANT)
 
 
 def mark_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int, int, int]:
     """Ids of bos, end, user and assistant of a tokenizer that has our marks."""
-    vocabulary = tokenizer.get_vocab()
-    return vocabulary[BOS], vocabulary[END], vocabulary[USER], vocabulary[ASSISTANT]
+    bos, end, user, assistant = _known_ids(tokenizer, BOS, END, USER, ASSISTANT)
+    if bos is None or end is None or user is None or assistant is None:
+        raise ValueError("the tokenizer does not know the marks of a conversation")
+    return bos, end, user, assistant
 
 
 def has_thoughts(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether this tokenizer has the tokens around a thought, our marks or not."""
-    vocabulary = tokenizer.get_vocab()
-    return THINK in vocabulary and END_THINK in vocabulary
+    return None not in _known_ids(tokenizer, THINK, END_THINK)
 
 
 def thought_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
@@ -132,10 +142,10 @@ def thought_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
     Raises:
         ValueError: the tokenizer has no such tokens.
     """
-    vocabulary = tokenizer.get_vocab()
-    if THINK not in vocabulary or END_THINK not in vocabulary:
+    opening, closing = _known_ids(tokenizer, THINK, END_THINK)
+    if opening is None or closing is None:
         raise ValueError(f"the tokenizer has no {THINK} and {END_THINK}; phase 3 (quietstar) adds them")
-    return vocabulary[THINK], vocabulary[END_THINK]
+    return opening, closing
 
 
 def add_thoughts(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent_forge.contract import Artifact
-from agent_forge.errors import ModelNotFound
+from agent_forge.errors import HandoffError, ModelNotFound
 from agent_forge.pipeline.session import exists
 from agent_forge.storage.home import Home
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from agent_forge.agent.design import AgentDesign
     from agent_forge.agent.toolbox import Toolbox
+    from agent_forge.model.expert_vectors import Expert
 
 _NEWEST_FIRST = ("agent", "model", "trunk")
 """Of a session's handoffs, which one a person means by its name."""
@@ -101,6 +103,53 @@ def load_reference(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase
     from agent_forge.phases.compression.forge_file import read_model
 
     return read_model(path)
+
+
+def load_design(path: Path) -> AgentDesign | None:
+    """How the agent of a checkpoint folder or a `.forge` file goes about questions, or None where it has no design.
+
+    Raises:
+        ArtifactCorrupt: a design that cannot be read, or with a part that this version does not know.
+    """
+    from agent_forge.agent.belongings import DESIGN
+    from agent_forge.agent.design import AgentDesign
+
+    if path.is_dir():
+        return AgentDesign.load(path)
+    from agent_forge.phases.compression.attachments import attachments
+
+    text = attachments(path).get(DESIGN)
+    return None if text is None else AgentDesign.parse(text, f"{path}: {DESIGN}")
+
+
+def load_mixture(path: Path, model: PreTrainedModel, design: AgentDesign) -> Expert | None:
+    """The mixture of experts that a design asks for, or None where it asks for none.
+
+    Raises:
+        HandoffError: the experts are not there, or cannot be used on this model; the message says which and why.
+    """
+    if not design.experts:
+        return None
+    import tempfile
+
+    from agent_forge.agent.belongings import EXPERTS
+    from agent_forge.model.expert_vectors import load_experts, mixed
+
+    with tempfile.TemporaryDirectory() as place:
+        folder = path
+        if not path.is_dir():
+            from agent_forge.phases.compression.attachments import attachments
+
+            folder = Path(place)
+            if EXPERTS in (files := attachments(path)):
+                (folder / EXPERTS).write_bytes(files[EXPERTS])
+        usable, skipped = load_experts(folder, model)
+    wanted = dict(design.experts)
+    found = [expert for expert in usable if expert.name in wanted]
+    if missing := sorted(set(wanted) - {expert.name for expert in found}):
+        why = skipped.get(missing[0], "it is not among its experts")
+        raise HandoffError(f"the design of {path} asks for the expert {missing[0]}: {why}; --no-design does without")
+    return mixed(found, [wanted[expert.name] for expert in found])
 
 
 def load_toolbox(path: Path, **options: Any) -> Toolbox | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 from agent_forge.errors import ConfigError
 
 if TYPE_CHECKING:
+    from agent_forge.agent.design import AgentDesign
     from agent_forge.agent.retrieval import Retriever
     from agent_forge.agent.runtime import Piece
     from agent_forge.agent.toolbox import Toolbox
     from agent_forge.agent.transcript import Transcript, Turn
+    from agent_forge.model.expert_vectors import Expert
 
 _PASSAGES = 2
 
@@ -26,6 +29,8 @@ class Talk:
         model, tokenizer: the agent.
         options: of the decoding, as `agent_forge.agent.runtime.stream` takes them.
         toolbox: what it may call; None: nothing.
+        design: how it goes about a question; None: one attempt, with the options.
+        mixture: of experts that the design asks for.
         retriever: its best passages are put before each question, for an agent without a retrieval tool of its own.
         memory: the conversation so far.
     """
@@ -34,6 +39,8 @@ class Talk:
     tokenizer: Any
     options: Mapping[str, Any] = field(default_factory=dict)
     toolbox: Toolbox | None = None
+    design: AgentDesign | None = None
+    mixture: Expert | None = None
     retriever: Retriever | None = None
     memory: list[dict[str, str]] = field(default_factory=list)
 
@@ -47,6 +54,7 @@ class Talk:
         tools: bool = True,
         folder: Path | None = None,
         retrieval: str = "bm25",
+        designed: bool = True,
     ) -> Talk:
         """Loads an agent and its tools; their calls become events of the registry where the agent is in one.
 
@@ -57,6 +65,7 @@ class Talk:
             tools: whether it may call its tools.
             folder: text files to look things up in.
             retrieval: how they are searched for an agent that has no tool for it: ``bm25`` or ``embedding``.
+            designed: whether the agent's own design is used, if it has one; it decides on thoughts and temperature.
 
         Raises:
             ConfigError: an unknown way of retrieval.
@@ -65,7 +74,7 @@ class Talk:
         """
         from agent_forge.agent.embeddings import embedder
         from agent_forge.agent.retrieval import MODES, Retriever
-        from agent_forge.pipeline.resolve import load_reference, load_toolbox, resolve_model
+        from agent_forge.pipeline.resolve import load_design, load_mixture, load_reference, load_toolbox, resolve_model
         from agent_forge.pipeline.tool_audit import audit_for
 
         mode = next((known for known in MODES if known == retrieval), None)
@@ -77,6 +86,9 @@ class Talk:
         talk = cls(model, tokenizer, options)
         if tools:
             talk.toolbox = load_toolbox(path, folder=folder, embed=embed, audit=audit_for(reference, home, path))
+        talk.design = load_design(path) if designed else None
+        if talk.design is not None:
+            talk.mixture = load_mixture(path, model, talk.design)
         if folder is not None and not any(tool.kind == "retrieve" for tool in talk.tools()):
             talk.retriever = Retriever.of_folder(folder, mode, embed)
         return talk
@@ -106,14 +118,41 @@ class Talk:
         return transcript, self._run(question, transcript, remember)
 
     def _run(self, question: str, transcript: Transcript, remember: bool) -> Iterator[Piece | Turn]:
-        from agent_forge.agent.runtime import stream
-
         asked = question
         if self.retriever is not None:
             found = self.retriever.find(question, _PASSAGES)
             asked = "\n".join([*(passage.text for passage, _ in found), question])
         messages = [*self.memory, {"role": "user", "content": asked}]
-        yield from stream(self.model, self.tokenizer, self.toolbox, messages, transcript, **self.options)
+        yield from self._answer(messages, transcript)
         if remember:
             self.memory.append({"role": "user", "content": question})
             self.memory.append({"role": "assistant", "content": transcript.answer})
+
+    def _answer(self, messages: Sequence[Mapping[str, str]], transcript: Transcript) -> Iterator[Piece | Turn]:
+        """One attempt is shown while it is made; of several, the one that won, afterwards."""
+        from agent_forge.agent.interpreter import answer, as_options
+        from agent_forge.agent.runtime import stream
+
+        design = self.design
+        if design is None:
+            yield from stream(self.model, self.tokenizer, self.toolbox, messages, transcript, **self.options)
+            return
+        with self._equipped():
+            if design.is_one_attempt:
+                tools = None if design.tools == "never" else self.toolbox
+                options = {**self.options, **as_options(design)}
+                yield from stream(self.model, self.tokenizer, tools, messages, transcript, **options)
+                return
+            chosen = {key: self.options[key] for key in ("seed", "max_tokens") if key in self.options}
+            won = answer(self.model, self.tokenizer, self.toolbox, design, [messages], **chosen)[0]
+        transcript.turns += won.transcript.turns
+        transcript.stopped, transcript.num_tokens = won.transcript.stopped, won.num_tokens
+        yield from won.transcript.turns
+
+    def _equipped(self) -> AbstractContextManager[None]:
+        """The model with the experts of its design."""
+        if self.mixture is None:
+            return nullcontext()
+        from agent_forge.model.expert_vectors import applied
+
+        return applied(self.model, self.mixture)
