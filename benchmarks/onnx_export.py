@@ -90,7 +90,7 @@ def timed(form: Form, prompt: list[int], clock: Any) -> tuple[float, float]:
 
 def compare(model: Any, session: OnnxSession, tokens: list[int]) -> dict[str, float]:
     """The graph against the model over the same tokens, and the model against itself, token by token and at once."""
-    equal = ours_largest = own_largest = 0.0
+    equal = own_equal = ours_largest = own_largest = 0.0
     for start in range(0, len(tokens), PIECE):
         piece = tokens[start : start + PIECE]
         with torch.inference_mode():
@@ -105,10 +105,12 @@ def compare(model: Any, session: OnnxSession, tokens: list[int]) -> dict[str, fl
         ours = torch.from_numpy(np.stack([session.step([token]) for token in piece]))
         theirs = torch.stack(rows)
         equal += float((ours.argmax(-1) == theirs.argmax(-1)).sum())
+        own_equal += float((whole.argmax(-1) == theirs.argmax(-1)).sum())
         ours_largest = max(ours_largest, float((ours - theirs).abs().max()))
         own_largest = max(own_largest, float((whole - theirs).abs().max()))
     return {
         "compared_tokens": len(tokens), "equal_top1_fraction": equal / len(tokens),
+        "torch_equal_top1_fraction": own_equal / len(tokens),
         "max_logit_difference": ours_largest, "torch_max_logit_difference": own_largest,
     }  # fmt: skip
 

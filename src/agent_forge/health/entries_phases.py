@@ -5,8 +5,6 @@ from __future__ import annotations
 from agent_forge.health.detectors import Signal
 from agent_forge.health.failure import Failure
 
-_NOT_BUILT = "its phase is not built yet"
-
 COGNATE: tuple[Failure, ...] = (
     Failure(
         "A1", "the objective does not serve the later phases",

@@ -22,6 +22,7 @@ from agent_forge.errors import ConfigError, HandoffError
 from agent_forge.model.checkpoint import load_model
 from agent_forge.model.modeling import CognateForCausalLM
 from agent_forge.model.ternary import PER_ROW, PER_TENSOR, TernaryLinear
+from agent_forge.phases.edge.onnx_parity import TOKENS, parity
 from agent_forge.phases.edge.onnx_session import FORMAT, MANIFEST
 from agent_forge.phases.edge.onnx_weights import Table, float_logits
 
@@ -37,13 +38,16 @@ CARRIED = (
 """Files beside the weights that a runner may want; experts are not among them: they need the weights apart."""
 
 
-def export_onnx(folder: Path | str, out: Path | str, flavour: Flavour = "cpu") -> dict[str, Any]:
+def export_onnx(
+    folder: Path | str, out: Path | str, flavour: Flavour = "cpu", *, tokens: int = TOKENS
+) -> dict[str, Any]:
     """Writes the step graph of a checkpoint, ``onnx.json`` and the files that go with them, and measures parity.
 
     Args:
         folder: a checkpoint folder; ternary layers where ``ternary.json`` says so.
         out: folder to write; made if missing, must be empty.
         flavour: "cpu" (products of integers) or "web" (fp32 products, unpacked when the graph is loaded).
+        tokens: over which graph and model are compared.
 
     Returns:
         Facts: flavour, file, bytes of the graph and of the folder, and those of `onnx_parity.parity`.
@@ -58,8 +62,6 @@ def export_onnx(folder: Path | str, out: Path | str, flavour: Flavour = "cpu") -
     if out.exists() and any(out.iterdir()):
         raise ConfigError(f"{out} is not empty; an export is written into a folder of its own")
     _need_extra()
-    from agent_forge.phases.edge.onnx_parity import parity
-
     model, tokenizer = load_model(folder)
     out.mkdir(parents=True, exist_ok=True)
     manifest = write_graph(model, out / GRAPH, flavour)
@@ -69,7 +71,7 @@ def export_onnx(folder: Path | str, out: Path | str, flavour: Flavour = "cpu") -
         if (folder / name).is_file():
             shutil.copyfile(folder / name, out / name)
     sizes = {"bytes": (out / GRAPH).stat().st_size, "folder_bytes": sum(path.stat().st_size for path in out.iterdir())}
-    return {"flavour": flavour, "file": GRAPH, **sizes, **parity(model, tokenizer, out)}
+    return {"flavour": flavour, "file": GRAPH, **sizes, **parity(model, tokenizer, out, tokens)}
 
 
 def write_graph(model: PreTrainedModel, path: Path, flavour: Flavour) -> dict[str, Any]:
