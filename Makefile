@@ -22,6 +22,7 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)
 	$(BIN)/agent-forge run --preset demo --home $(HOME_DIR) --session demo
+	$(BIN)/agent-forge cascade demo --home $(HOME_DIR)
 	$(BIN)/agent-forge report demo --home $(HOME_DIR) --out $(HOME_DIR)/demo.html
 	@echo
 	@echo "Talk to it:  $(BIN)/agent-forge chat demo --home $(HOME_DIR)"

@@ -104,7 +104,6 @@ def test_a_refused_session_that_was_there_before_stays(forge, tiny_run, home, tm
         (["--set", "seed=-3"], "seed = -3 cannot be"),
         (["--preset", "smoek"], "did you mean 'smoke'"),
         (["--phases", "cognate,evomrge"], "did you mean 'evomerge'"),
-        (["--phases", "cognate,edge"], "not built yet"),
         (["--phases", "compression"], "needs 'model'"),
         (["--phases", "cognate,cognate"], "named twice"),
         (["--session", "../outside"], "a session name has"),

@@ -13,7 +13,7 @@ import pytest
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
-PHASES = ["data", "cognate", "evomerge", "quietstar", "bitnet", "forge", "baking", "compression"]
+PHASES = ["data", "cognate", "evomerge", "quietstar", "bitnet", "forge", "baking", "edge", "compression"]
 
 
 @pytest.fixture(scope="module")

@@ -16,11 +16,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agent_forge.data.config import DataConfig
 from agent_forge.errors import ConfigError
-from agent_forge.phases import BUILT, ORDER
+from agent_forge.phases import ORDER
 from agent_forge.phases.baking.config import BakingConfig
 from agent_forge.phases.bitnet.config import BitnetConfig
 from agent_forge.phases.cognate.config import CognatePhaseConfig
 from agent_forge.phases.compression.config import CompressionConfig
+from agent_forge.phases.edge.config import EdgeConfig
 from agent_forge.phases.evomerge.config import EvomergeConfig
 from agent_forge.phases.forge.config import ForgePhaseConfig
 from agent_forge.phases.quietstar.config import QuietstarConfig
@@ -81,6 +82,7 @@ class ForgeConfig(_Model):
     bitnet: BitnetConfig = Field(description="Phase 4: 1.58-bit weights.")
     forge: ForgePhaseConfig = Field(description="Phase 5: curriculum training of the ternary model.")
     baking: BakingConfig = Field(description="Phase 6: tools and a persona.")
+    edge: EdgeConfig = Field(description="Phase 7: pruning, experts, design, export.")
     compression: CompressionConfig = Field(description="Phase 8: one tiny file.")
     gates: Mapping[str, tuple[Gate, ...]] = Field(description="Gates by phase.")
     handoffs: Mapping[str, tuple[str, ...]] = Field(description="Handoff rules by phase; see pipeline/handoffs.py.")
@@ -171,8 +173,6 @@ def _check_phases(names: Iterable[str]) -> None:
     for name in names:
         if name not in ORDER:
             raise ConfigError(f"unknown phase {name!r}{_did_you_mean(name, ORDER)}; phases: {', '.join(ORDER)}")
-        if name not in BUILT:
-            raise ConfigError(f"phase {name!r} is not built yet; built are {', '.join(BUILT)}")
 
 
 def _apply(values: dict[str, Any], override: str) -> None:

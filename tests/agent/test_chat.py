@@ -16,6 +16,7 @@ from agent_forge.agent.toolbox import Toolbox
 from agent_forge.cli.chat import chat
 from agent_forge.errors import ArtifactCorrupt, ConfigError
 from agent_forge.model.checkpoint import save_model
+from agent_forge.model.expert_vectors import Expert, basis_of, identity, save_experts
 from agent_forge.phases.compression import codecs, forge_file
 from agent_forge.phases.compression.attachments import attached, attachments
 from agent_forge.phases.compression.plain import compress_bytes
@@ -267,3 +268,20 @@ def test_a_design_that_cannot_be_used_is_told(forge, folder, tmp_path, text):
     assert answer.code != 0
     assert ("ghost" if "ghost" in text else "agent.json") in answer.sentence()
     assert forge("chat", broken, "--no-design", stdin=f"{SUM}\n").code == 0
+
+
+def test_the_experts_of_a_design_are_put_on_and_taken_off(agent, folder, tmp_path):
+    designed = tmp_path / "designed"
+    shutil.copytree(folder, designed)
+    basis = basis_of(agent, 4)
+    same = identity(basis, "same")
+    loud = Expert("loud", {name: z * -4 for name, z in same.vectors.items()}, same.base)
+    save_experts(designed, [same, loud], basis)
+    said = {}
+    for name in ("same", "loud"):
+        AgentDesign(experts={name: 1.0}).save(designed)
+        talk = Talk.start(str(designed), tmp_path, {"max_tokens": 20})
+        said[name] = talk.ask(SUM).answer
+        assert not any(module._forward_hooks for module in talk.model.modules())
+    assert said["same"] == "It is 42."
+    assert said["loud"] != said["same"]

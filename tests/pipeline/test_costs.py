@@ -70,7 +70,7 @@ def test_files_are_counted_as_they_are(tmp_path):
 
 def test_an_unknown_phase_is_no_guess():
     with pytest.raises(KeyError):
-        of("edge")
+        of("polish")
 
 
 def test_the_machine_is_measured_and_its_threads_given_back():

@@ -69,16 +69,16 @@ def phases(as_json: JsonOption = False) -> None:
             f"{row['number']} {row['phase']}",
             _handoffs(row["takes"]),
             _handoffs(row["gives"]),
-            row["does"] + ("" if row["runs"] else " (not built yet)"),
+            row["does"],
         )
         for row in rows
     ]
     show_rows("the eight phases", columns, cells)
-    typer.echo("one phase: `agent-forge run --phases NAME`; a model of your own: `agent-forge run --from PATH`")
+    typer.echo("some of them: `agent-forge run --phases NAME,NAME`")
 
 
 def _map() -> list[dict[str, Any]]:
-    from agent_forge.phases import BUILT, ORDER
+    from agent_forge.phases import ORDER
 
     rows = []
     for number, name in enumerate(ORDER, 1):
@@ -86,7 +86,7 @@ def _map() -> list[dict[str, Any]]:
         declared = package.DECLARATION
         does = (package.__doc__ or "").strip().splitlines()[0].partition(": ")[2].rstrip(".").replace("`", "")
         row = {"number": number, "phase": name, "takes": dict(declared.consumes), "gives": dict(declared.produces)}
-        rows.append({**row, "does": does, "version": declared.version, "runs": name in BUILT})
+        rows.append({**row, "does": does, "version": declared.version})
     return rows
 
 

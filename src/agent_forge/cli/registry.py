@@ -35,6 +35,7 @@ def add_to(app: typer.Typer) -> None:
     data = typer.Typer(help="Text.", no_args_is_help=True)
     data.command("inspect")(inspect)
     app.add_typer(data, name="data")
+    app.command()(cascade)
     app.command()(report)
     app.command()(verify)
     app.command()(doctor)
@@ -174,6 +175,26 @@ def lineage(digest: str, home: HomeOption = None, as_json: JsonOption = False) -
         return
     for row in rows:
         typer.echo(f"{'  ' * row['depth']}{row['digest'][:12]} {row['kind']} from {row['phase']}")
+
+
+def cascade(
+    session: str,
+    home: HomeOption = None,
+    documents: Annotated[int, typer.Option("--documents", min=1, help="Of each domain of the test split.")] = 8,
+    questions: Annotated[int, typer.Option("--questions", min=0, help="To the tools; 0 = none.")] = 32,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure every model of a session by the same text and questions, from the first phase to the file."""
+    from agent_forge.cli.show import show_cascade
+    from agent_forge.pipeline.cascade import cascade as measure_cascade
+    from agent_forge.storage.home import Home
+
+    with Home.open(home_path(home), create=False) as place:
+        rows = measure_cascade(place, session, documents=documents, questions=questions)
+    if as_json:
+        print_json(rows)
+    else:
+        show_cascade(rows)
 
 
 def report(

@@ -194,6 +194,25 @@ def show_evaluation(rows: Sequence[Mapping[str, Any]]) -> None:
     show_rows("evaluation", ("source", "documents", "bits per byte", "perplexity", "exact answers"), cells)
 
 
+def show_cascade(rows: Sequence[Mapping[str, Any]]) -> None:
+    """One row per model, from the first phase to the file."""
+    share = lambda value: "-" if value is None else f"{value:.1%}"  # noqa: E731
+    cells = [
+        (
+            row["model"],
+            f"{row['bytes']:,}",
+            row["bits_per_byte"],
+            share(row["task_accuracy"]),
+            share(row["tool_accuracy"]),
+            f"{1000 * row['first_token_seconds']:.1f}",
+            f"{row['tokens_per_second']:.0f}",
+        )
+        for row in rows
+    ]
+    columns = ("model", "bytes", "bits per byte", "tasks", "tools", "first token, ms", "tokens/s")
+    show_rows("the cascade, with PyTorch, test split", columns, cells)
+
+
 def show_plan(report: Mapping[str, Any]) -> None:
     """Phases with what they need."""
     cells = [

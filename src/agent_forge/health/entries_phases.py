@@ -5,8 +5,6 @@ from __future__ import annotations
 from agent_forge.health.detectors import Signal
 from agent_forge.health.failure import Failure
 
-_NOT_BUILT = "its phase is not built yet"
-
 COGNATE: tuple[Failure, ...] = (
     Failure(
         "A1", "the objective does not serve the later phases",
@@ -281,6 +279,18 @@ LATER_PHASES: tuple[Failure, ...] = (
         shown="what `export` prints: equal_tokens, max_logit_difference, same_past_within",
         advice="export again; if tokens still differ, run the model in PyTorch and report it",
         test="tests/faults/test_edge_onnx_faults.py::test_pr7_o_one_wrong_scale_is_seen_by_the_parity",
+    ),
+    Failure(
+        "PR7-W", "a page that is not the agent that was exported",
+        cause="a download that was cut off or altered, another runtime, a tokenizer or template read otherwise",
+        phases=("edge",),
+        measured="length and sha256 of each file in the browser; at the export tokens and answers of page and model",
+        threshold="one byte; one other token in what is read",
+        mitigation="the runtime is known by the digest of its archive",
+        fallback="the page says which file is damaged and loads nothing; an export that reads other tokens is refused",
+        shown="the page; what `export` prints: equal_tokens, equal_answers",
+        advice="load the page again; else export it again",
+        test="tests/faults/test_edge_web_faults.py::test_one_changed_byte_is_refused",
     ),
     Failure(
         "PR8", "target size out of reach",

@@ -12,14 +12,13 @@ from agent_forge.contract import Declaration, Phase
 from agent_forge.errors import PlanError
 
 ORDER = ("cognate", "evomerge", "quietstar", "bitnet", "forge", "baking", "edge", "compression")
-BUILT = ("cognate", "evomerge", "quietstar", "bitnet", "forge", "baking", "compression")
 
 
 def declared(name: str) -> Declaration:
     """What the phase of that name says of itself, without importing torch.
 
     Raises:
-        PlanError: the name is unknown, or the phase is not built yet.
+        PlanError: the name is unknown.
     """
     _check(name)
     declaration: Declaration = import_module(f"agent_forge.phases.{name}").DECLARATION
@@ -30,7 +29,7 @@ def load(name: str) -> Phase[Any]:
     """The phase of that name, ready to run.
 
     Raises:
-        PlanError: the name is unknown, or the phase is not built yet.
+        PlanError: the name is unknown.
     """
     _check(name)
     phase: Phase[Any] = import_module(f"agent_forge.phases.{name}.phase").PHASE
@@ -40,5 +39,3 @@ def load(name: str) -> Phase[Any]:
 def _check(name: str) -> None:
     if name not in ORDER:
         raise PlanError(f"unknown phase {name!r}; the phases are {', '.join(ORDER)}")
-    if name not in BUILT:
-        raise PlanError(f"phase {name!r} is not built yet; leave it out of --phases")

@@ -33,6 +33,8 @@ IMPORT_SECONDS = 5.0
 INGEST_BYTES_PER_SECOND = 2_000_000.0
 TOKENIZE_BYTES_PER_SECOND = 1_300_000.0
 CANDIDATE_SECONDS = 0.07
+EXPORT_SECONDS = 25.0
+"""Tracing the ONNX graph, its parity, and two measurements of speed in processes of their own."""
 MERGE_SECONDS_PER_WEIGHT = 1.0e-7
 CODEC_SECONDS_PER_WEIGHT = {"seedlm": 4e-6, "hyper": 2e-6, "gptq": 1e-6, "vptq": 6e-6, "uniform": 2e-7, "ternary": 2e-7}
 
@@ -207,6 +209,33 @@ def _baking(config: ForgeConfig, parameters: int, machine: Machine) -> Cost:
     return Cost(seconds, memory, (4 + (20 + 4 * part.kept_checkpoints) * config.retention.checkpoints) * parameters)
 
 
+def _edge(config: ForgeConfig, parameters: int, machine: Machine) -> Cost:
+    part, model = config.edge, config.cognate.model
+    lessons = len(part.experts.skills)
+    rows = part.experts.batch_size * part.experts.sequence_length
+    seconds = (
+        START_SECONDS
+        + EXPORT_SECONDS
+        + _training(
+            config,
+            lessons * part.experts.steps * rows,
+            lessons * part.experts.steps,
+            parameters,
+            machine,
+            TRAINING_PASSES,
+        )
+    )
+    judged = (part.pruning.max_judgements + 1) * part.selection_questions + 2 * part.test_questions
+    drawn = part.experts.policy_steps * part.experts.policy_questions * part.experts.policy_samples
+    designs = part.design.evaluations * part.design.questions * (1 + part.design.control)
+    turns = (2 * judged + lessons * (drawn + 4 * part.experts.test_documents) + 2 * designs) / WRITTEN_AT_ONCE
+    seconds += turns * part.answer_tokens * CALL_SECONDS * (1 + model.num_hidden_layers)
+    seconds += _reading(
+        config, (part.pruning.max_judgements + 3) * DOMAINS * part.text_documents, DOCUMENT_TOKENS, parameters, machine
+    )
+    return Cost(seconds, TRAINER_BYTES + 80 * parameters, 12 * parameters)
+
+
 def _compression(config: ForgeConfig, parameters: int, machine: Machine) -> Cost:
     part = config.compression
     codecs = sum(CODEC_SECONDS_PER_WEIGHT.get(codec, 0.0) for codec in part.codecs) * parameters
@@ -245,6 +274,7 @@ _COSTS: Mapping[str, Callable[[ForgeConfig, int, Machine], Cost]] = {
     "bitnet": _bitnet,
     "forge": _forge,
     "baking": _baking,
+    "edge": _edge,
     "compression": _compression,
 }
 

@@ -45,7 +45,7 @@ def estimate(config: ForgeConfig, home_path: Path) -> dict[str, Any]:
         home_path: where it would run; need not exist, and is not made.
 
     Returns:
-        ``phases`` (each ``phase``, ``status`` cached, to run or not built, ``minutes``, ``memory_gib``, ``disk_mib``
+        ``phases`` (each ``phase``, ``status`` cached or to run, ``minutes``, ``memory_gib``, ``disk_mib``
         and ``rests_on``), ``parameters`` by part, and the sums ``minutes``, ``memory_gib`` (of the largest phase),
         ``disk_mib``, with ``device`` and ``threads``.
 
@@ -76,7 +76,6 @@ def estimate(config: ForgeConfig, home_path: Path) -> dict[str, Any]:
             predicted = _scaled(predicted, step.name, earlier, machine)
             rests_on = f"its run in session {earlier.run.session}"
         rows.append(_row(step.name, "to run", predicted, rests_on))
-    rows += [_row(name, "not built", None, "") for name in plan.not_built]
     return {
         "phases": rows,
         "parameters": parameters,

@@ -125,6 +125,21 @@ def tool_manifest(outputs: Artifacts, context: _Paths) -> None:
             raise HandoffError("phase baking gave a checkpoint without tools.json or without knowledge.json")
 
 
+def runnable_bundle(outputs: Artifacts, context: _Paths) -> None:
+    """The bundle has its graph, what a runner must know about it, and a tokenizer; it brings the agent's tools."""
+    for artifact in many(outputs, "bundle"):
+        known = (
+            json.loads((context.path(artifact) / "onnx.json").read_text("utf-8"))
+            if "onnx.json" in artifact.files
+            else {}
+        )
+        wanted = {str(known.get("file")), "onnx.json", "tokenizer.json"}
+        if "tools.json" in (files := [name for model in many(outputs, "model") for name in model.files]):
+            wanted |= {"tools.json"} | ({"knowledge.json"} & set(files))
+        if missing := sorted(wanted - set(artifact.files)):
+            raise HandoffError(f"phase edge gave a bundle without {', '.join(missing)}")
+
+
 RULES: Mapping[str, Callable[[Artifacts, _Paths], None]] = {
     "three_specialists": three_specialists,
     "same_architecture": same_architecture,
@@ -135,6 +150,7 @@ RULES: Mapping[str, Callable[[Artifacts, _Paths], None]] = {
     "thought_tokens": thought_tokens,
     "exactly_ternary": exactly_ternary,
     "tool_manifest": tool_manifest,
+    "runnable_bundle": runnable_bundle,
     "one_forge_file": one_forge_file,
 }
 

@@ -13,7 +13,7 @@ from typing import Any
 from agent_forge.config import ForgeConfig
 from agent_forge.contract import Declaration, Phase
 from agent_forge.errors import PlanError
-from agent_forge.phases import BUILT, ORDER, declared, load
+from agent_forge.phases import ORDER, declared, load
 from agent_forge.pipeline.ingest import INGEST
 
 
@@ -44,11 +44,6 @@ class Plan:
     """The steps in the order in which they run."""
 
     steps: tuple[Step, ...]
-
-    @property
-    def not_built(self) -> tuple[str, ...]:
-        """Phases of the design that do not exist yet."""
-        return tuple(name for name in ORDER if name not in BUILT)
 
     def can_skip(self, name: str) -> bool:
         """True if the chain still fits without that phase.
@@ -93,7 +88,7 @@ def connect(phases: Sequence[Declaration]) -> tuple[Step, ...]:
 
 
 def _suggestion(name: str, phases: Sequence[Declaration]) -> str:
-    absent = [other for other in BUILT if other not in {phase.name for phase in phases}]
+    absent = [other for other in ORDER if other not in {phase.name for phase in phases}]
     givers = [other for other in absent if name in declared(other).produces]
     return f"; add {givers[0]} to --phases" if givers else ""
 
@@ -102,7 +97,7 @@ def build_plan(config: ForgeConfig) -> Plan:
     """The plan of a configuration: the data step, then the chosen phases in the order of the design.
 
     Raises:
-        PlanError: an unknown phase, one that is not built, a phase named twice, or a missing handoff.
+        PlanError: an unknown phase, a phase named twice, or a missing handoff.
     """
     if len(set(config.phases)) != len(config.phases):
         raise PlanError(f"a phase is named twice in {', '.join(config.phases)}")

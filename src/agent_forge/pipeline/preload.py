@@ -11,6 +11,7 @@ import agent_forge.phases.baking.phase
 import agent_forge.phases.bitnet.phase
 import agent_forge.phases.cognate.phase
 import agent_forge.phases.compression.phase
+import agent_forge.phases.edge.phase
 import agent_forge.phases.evomerge.phase
 import agent_forge.phases.forge.phase
 import agent_forge.pipeline.context  # noqa: F401

@@ -13,8 +13,9 @@ import jinja2
 import yaml
 
 from agent_forge import __version__
-from agent_forge.phases import BUILT, ORDER
+from agent_forge.phases import ORDER
 from agent_forge.pipeline import report_charts, report_tables
+from agent_forge.pipeline.cascade import stored_cascade
 from agent_forge.pipeline.scales import byte_size, duration, figure
 from agent_forge.pipeline.views import FINISHED, curve_file, lineage_rows, newest_runs, session_detail
 from agent_forge.storage.durable import publish_bytes
@@ -31,7 +32,7 @@ _ABOUT = {
     "bitnet": "1.58-bit weights",
     "forge": "curriculum at the edge of chaos",
     "baking": "bakes in tools and a persona",
-    "edge": "expert vectors and an edge bundle",
+    "edge": "prunes, adds experts and a design, exports a bundle",
     "compression": "one tiny file",
 }
 _CURVE_POINTS = 200
@@ -110,6 +111,8 @@ def build_page(home: Home, session: str) -> dict[str, Any]:
         "tables": report_tables.score_tables(attached),
         "ternary": report_tables.ternary_tables(attached.get("bitnet") or {}),
         "baking": report_tables.baking_tables(attached.get("baking") or {}),
+        "edge": report_tables.edge_tables(attached.get("edge") or {}),
+        "cascade": stored_cascade(home, session),
         "compression": report_tables.compression_tables(attached),
         "corpus": report_tables.corpus_tables(attached.get("corpus") or {}),
         "warnings": [{"phase": run["phase"], **warning} for run in runs for warning in run["warnings"]],
@@ -200,8 +203,7 @@ def _strip(runs: Sequence[Mapping[str, Any]], chosen: Sequence[str]) -> list[dic
     strip = []
     for position, phase in enumerate(("data", *ORDER)):
         run = by_phase.get(phase, {})
-        absent = "not built yet" if phase not in ("data", *BUILT) else "not in this run"
-        status = run.get("status") or ("waiting" if phase in ("data", *chosen) else absent)
+        status = run.get("status") or ("waiting" if phase in ("data", *chosen) else "not in this run")
         failed = any(not gate["passed"] and gate["severity"] == "block" for gate in run.get("gates", ()))
         strip.append(
             {

@@ -62,6 +62,34 @@ def baking_tables(page: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def edge_tables(page: Mapping[str, Any]) -> dict[str, Any]:
+    """Phase 7: what was cut and what undone, the experts, the design and how the agent fits its machine."""
+    pruning, experts, fit = (page.get(name) or {} for name in ("pruning", "experts", "fit"))
+    trials = [
+        {
+            "cuts": ", ".join(f"{kind} {count}" for kind, count in _counted(trial["cuts"]).items()),
+            "measured": trial["measured"],
+            "undone": trial["undone"],
+        }
+        for trial in pruning.get("trials") or ()
+    ]
+    return {
+        "trials": trials,
+        "skipped": {**(pruning.get("skipped") or {}), **(experts.get("skipped") or {})},
+        "skills": experts.get("skills") or {},
+        "target": fit.get("target") or "",
+        "runtime": fit.get("runtime") or "",
+        "verdicts": list(fit.get("verdicts") or ()),
+    }
+
+
+def _counted(cuts: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for cut in cuts:
+        found[cut["kind"]] = found.get(cut["kind"], 0) + sum(map(len, cut["units"].values()))
+    return found
+
+
 def compression_tables(attached: Mapping[str, Any]) -> dict[str, Any]:
     """What phase 8 chose by role and option, what each stage did to quality, and what was skipped and why."""
     chosen: dict[tuple[str, str], dict[str, Any]] = {}

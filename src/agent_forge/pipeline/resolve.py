@@ -43,7 +43,7 @@ def resolve_model(reference: str, home_path: Path | None) -> Path:
     home = Home.open(home_path, create=False)
     try:
         artifact = _by_session(home, reference) or _by_digest(home, reference)
-        return _only_file(home.blobs.view(artifact))
+        return only_file(home.blobs.view(artifact))
     finally:
         home.close()
 
@@ -78,7 +78,8 @@ def _by_digest(home: Home, reference: str) -> Artifact:
         ) from None
 
 
-def _only_file(folder: Path) -> Path:
+def only_file(folder: Path) -> Path:
+    """The `.forge` file of an agent's folder; any other folder itself."""
     files = [path for path in folder.iterdir() if path.suffix == ".forge"]
     return files[0] if files else folder
 

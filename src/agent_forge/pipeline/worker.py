@@ -8,10 +8,12 @@ alone. If the parent dies, the child ends itself: nobody would take its result.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Mapping
@@ -27,6 +29,7 @@ from agent_forge.errors import DiskFull, ForgeError, OutOfMemory
 _PRELOAD = "agent_forge.pipeline.preload"
 MEMORY_EXIT = 77
 """Exit status of a child that ran out of memory and could still say so."""
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # as malloc.h of glibc numbers them
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,17 @@ def _die_with_parent() -> None:
         os._exit(1)
 
 
+def _keep_freed_memory() -> None:
+    """Lets glibc reuse large blocks instead of giving each back: fresh pages cost a tenth of a training step.
+
+    The process ends with its phase, so nothing is kept for longer. Other C libraries have no such switch.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+        mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
 def _run(order: WorkOrder, connection: Connection) -> dict[str, Any]:
     import torch
     from transformers.utils.logging import disable_progress_bar
@@ -155,6 +169,7 @@ def _run(order: WorkOrder, connection: Connection) -> dict[str, Any]:
     from agent_forge.pipeline.plan import load_step
 
     disable_progress_bar()  # the runner shows progress; bars of saving and loading would break its lines
+    _keep_freed_memory()
     torch.set_num_threads(order.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     phase = load_step(order.phase)

@@ -7,11 +7,21 @@ import tarfile
 import pytest
 from tests.phases.edge.onnx_models import cognate, plain_folder
 
+from agent_forge.agent.design import AgentDesign
 from agent_forge.agent.kinds import tool_row
 from agent_forge.agent.toolbox import Toolbox
 from agent_forge.errors import ConfigError
 from agent_forge.model.checkpoint import load_model
-from agent_forge.phases.edge.web_export import MODULES, PAGE, describe, examples, export_web
+from agent_forge.phases.edge.web_export import (
+    MODULES,
+    OPTIONS,
+    PAGE,
+    describe,
+    examples,
+    export_web,
+    left_out,
+    options_of,
+)  # fmt: skip
 from agent_forge.phases.edge.web_runtime import PACKAGE, VERSION, need_node, runtime_archive
 
 
@@ -90,6 +100,17 @@ def test_tools_that_need_a_process_or_a_folder_are_named(tmp_path):
     card = dict(describe(cognate(), tmp_path, toolbox)["card"])
     assert (card["Tools"], card["Not in a page"]) == ("calculator", "python, retrieve")
     assert examples(toolbox) == ["What is 17 + 25?"]
+
+
+def test_a_design_is_carried_out_as_far_as_a_page_can_and_the_rest_is_named(tmp_path):
+    assert (left_out(tmp_path), options_of(AgentDesign())) == ([], OPTIONS)
+    AgentDesign(think="on", thought_budget=7, max_calls=2).save(tmp_path)
+    assert left_out(tmp_path) == []
+    assert options_of(AgentDesign.load(tmp_path)) == {"maxTokens": 200, "maxCalls": 2, "budget": 7, "think": True}
+    AgentDesign(samples=5, temperature=0.7, tools="after").save(tmp_path)
+    (tmp_path / "experts.safetensors").touch()
+    assert left_out(tmp_path) == ["samples", "temperature", "tools after", "experts"]
+    assert "one attempt" in dict(describe(cognate(), tmp_path, None)["card"])["Left out"]
 
 
 def test_every_module_of_the_page_is_exported_and_short():

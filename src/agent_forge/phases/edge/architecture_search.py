@@ -12,7 +12,9 @@ What we do differently from the first:
    counted, and failed ones are charged.
 5. The control: random search with equally many evaluations, that may take the designs by hand, too. Both choose among
    their finalists on further questions of the selection split, and are compared on the test split.
-6. A design far behind the best by hand on the first questions is not asked the others (screened).
+6. The first population holds the designs by hand and mutants of the good ones among them: of random designs nine in ten
+   are useless (a thought forced on every question, no tools, thoughts of eight tokens).
+7. A design far behind the best by hand on the first questions is not asked the others (screened).
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ Save: TypeAlias = Callable[[Mapping[str, Any], int], None]
 _SCREEN_MARGIN = 0.15
 _USELESS = (1e4, 1e12)
 """Tokens and bytes of a design that is of no use; finite, because the distances of a crowd are differences."""
+_START_MUTATIONS = 3.0
 _STALLED = 50
 """Generations without a design that is new before the search gives up."""
 
@@ -75,7 +78,7 @@ def search_design(
     space: DesignSpace,
     *,
     evaluations: int,
-    population: int = 8,
+    population: int = 16,
     finalists: int = 4,
     screen: int = 24,
     control: bool = True,
@@ -98,7 +101,7 @@ def search_design(
         screen: questions after which a design that is far behind is given up.
         control: whether random search is run beside it.
         all_hand_written: whether the verdict is against the best by hand on the test split itself; else against the
-            best on the selection split.
+            best on the selection split. The agent's habit (one attempt, as it comes) is always among them.
         max_mean_tokens: bound on the decoded tokens of a question for the chosen design; None = none.
         seed: of the search.
         restored: the state that ``save`` was given last.
@@ -192,14 +195,24 @@ class _Search:
             tried.setdefault(design)
             return self._objectives(self.try_(design))
 
-        starts = [self.space.genotype(design) for design in self.by_hand.values()]
-        size = max(population, len(starts))
+        starts = self._starts(population, seed)
         stalled = before = 0
-        for _ in generations(self.space.sizes, starts, objectives, population=size, seed=seed):
+        for _ in generations(self.space.sizes, starts, objectives, population=len(starts), seed=seed):
             stalled, before = (0 if len(tried) > before else stalled + 1), len(tried)
             if len(tried) >= evaluations or stalled >= _STALLED:
                 break
         return list(tried)
+
+    def _starts(self, population: int, seed: int) -> list[np.ndarray]:
+        """The designs by hand, and mutants of those that are not far behind the best."""
+        starts = [self.space.genotype(design) for design in self.by_hand.values()]
+        parents = [self.space.genotype(d) for d in self.by_hand.values() if self.known(d).accuracy >= self.bound]
+        generator = np.random.default_rng([seed, 2])
+        while len(starts) < population:
+            parent = parents[generator.integers(len(parents))]
+            changed = generator.random(len(parent)) < _START_MUTATIONS / len(parent)
+            starts.append(np.where(changed, self.space.random(generator), parent))
+        return starts
 
     def draw(self, evaluations: int, seed: int) -> list[AgentDesign]:
         """Random search; every design that it tried, those by hand first."""
@@ -234,7 +247,8 @@ class _Search:
     ) -> Searched:
         """Everything on the test split, and what was counted on the way."""
         test = self.questions.test
-        compared = list(self.by_hand.values()) if all_hand_written else [min(self.by_hand.values(), key=self._rank)]
+        habit, *others = self.by_hand.values()
+        compared = [habit, *(others if all_hand_written else [min(self.by_hand.values(), key=self._rank)])]
         trials = {design: self.bench.measure(design, test) for design in [chosen, *compared]}
         best = min(compared, key=lambda design: (-trials[design].accuracy, trials[design].mean_tokens))
         figures = {
@@ -251,6 +265,8 @@ class _Search:
             "screened_evaluations": float(sum(trial.screened for trial in self.trials.values())),
         }
         figures |= _difference("hand_written", trials[chosen], trials[best], seed)
+        figures |= {"habit_test_accuracy": trials[habit].accuracy, "habit_test_tokens": trials[habit].mean_tokens}
+        figures |= _difference("habit", trials[chosen], trials[habit], seed)
         judged = {"searched": trials[chosen], "hand_written": trials[best]}
         page: dict[str, Any] = {"chosen": self.name(chosen), "best_by_hand": self.name(best)}
         if control is not None:

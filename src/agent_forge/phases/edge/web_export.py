@@ -12,6 +12,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,6 +20,8 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from agent_forge import __version__
+from agent_forge.agent.belongings import EXPERTS
+from agent_forge.agent.design import AgentDesign
 from agent_forge.agent.knowledge import FORMAT as KNOWLEDGE_FORMAT
 from agent_forge.agent.toolbox import MANIFEST as TOOLS
 from agent_forge.agent.toolbox import Toolbox
@@ -34,8 +37,11 @@ from agent_forge.phases.edge.web_runtime import BINARY, LICENCES, MODULE, PACKAG
 PAGE = Path(__file__).with_name("web")
 FORMAT = 1
 FACTS = "page.json"
-OPTIONS = {"maxTokens": 200, "maxCalls": 8, "budget": 128}
-"""Of an answer: tokens of each turn, calls, tokens of a thought; as `agent-forge chat` has them."""
+OPTIONS: dict[str, Any] = {"maxTokens": 200, "maxCalls": 8, "budget": 128, "think": "auto"}
+"""Of an answer: tokens of each turn, calls, tokens of a thought, whether to think; as `agent-forge chat` has them."""
+_THINK: dict[str, Any] = {"auto": "auto", "on": True, "off": False}
+_IN_A_PAGE = ("think", "thought_budget", "max_calls")
+"""The parts of a design that a page carries out; of ``tools`` it knows first and never."""
 NOT_IN_A_PAGE = ("python", "retrieve")
 """Kinds of tools that need a process or a folder."""
 MODULES = (
@@ -58,7 +64,8 @@ def export_web(folder: Path | str, out: Path | str, *, name: str = "", cache: Pa
 
     Returns:
         Facts: ``folder_bytes``, of it ``agent_bytes`` and ``runtime_bytes``; the figures of `web_parity` (page against
-        PyTorch) and ``max_logit_difference`` of `export_onnx`; ``tools_not_in_page``; how to ``open`` it.
+        PyTorch) and ``max_logit_difference`` of `export_onnx`; ``tools_not_in_page`` and ``design_not_in_page``; how to
+        ``open`` it.
 
     Raises:
         ConfigError: ``out`` holds something, or npm, Node or the extra ``edge`` is missing.
@@ -70,8 +77,12 @@ def export_web(folder: Path | str, out: Path | str, *, name: str = "", cache: Pa
     need_node()
     runtime = runtime_files(cache)
     model, tokenizer = load_model(folder)
-    toolbox = Toolbox.load(folder)
-    told = {"name": name or folder.resolve().name, "dialogue": dialogue(tokenizer), **describe(model, folder, toolbox)}
+    design = AgentDesign.load(folder) or AgentDesign()
+    toolbox = None if design.tools == "never" else Toolbox.load(folder)
+    told = {
+        "name": name or folder.resolve().name, "dialogue": dialogue(tokenizer), "options": options_of(design),
+        **describe(model, folder, toolbox),
+    }  # fmt: skip
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
         graph, page = Path(scratch) / "onnx", Path(scratch) / "page"
@@ -79,7 +90,7 @@ def export_web(folder: Path | str, out: Path | str, *, name: str = "", cache: Pa
         page.mkdir()
         runtime_bytes = _write_runtime(page, runtime)
         _write_agent(page, folder, graph, toolbox, told)
-        compared = web_parity(model, tokenizer, toolbox, page, questions(toolbox), OPTIONS)
+        compared = web_parity(model, tokenizer, toolbox, page, questions(toolbox), told["options"])
         folder_bytes = _size(page)
         if out.exists():
             out.rmdir()
@@ -91,8 +102,24 @@ def export_web(folder: Path | str, out: Path | str, *, name: str = "", cache: Pa
         **compared,
         "max_logit_difference": figures["max_logit_difference"],
         "tools_not_in_page": ", ".join(_absent(toolbox)) or "none",
+        "design_not_in_page": ", ".join(left_out(folder)) or "none",
         "open": f"python3 -m http.server 8000 --bind 127.0.0.1 --directory {out}",
     }
+
+
+def options_of(design: AgentDesign) -> dict[str, Any]:
+    """`OPTIONS` as a design has them."""
+    own = {"maxCalls": design.max_calls, "budget": design.thought_budget, "think": _THINK[design.think]}
+    return {**OPTIONS, **own}
+
+
+def left_out(folder: Path) -> list[str]:
+    """What belongs to the agent of a checkpoint folder and a page does not carry out: parts of its design, experts."""
+    design, plain = (AgentDesign.load(folder) or AgentDesign()).canonical(), AgentDesign()
+    names = [each.name for each in fields(AgentDesign) if each.name not in (*_IN_A_PAGE, "tools")]
+    found = [name for name in names if getattr(design, name) != getattr(plain, name)]
+    found += ["tools after"] if design.tools == "after" else []
+    return [*found, *(["experts"] if (folder / EXPERTS).is_file() and "experts" not in found else [])]
 
 
 def describe(model: PreTrainedModel, folder: Path, toolbox: Toolbox | None) -> dict[str, Any]:
@@ -109,6 +136,8 @@ def describe(model: PreTrainedModel, folder: Path, toolbox: Toolbox | None) -> d
         ("Tools", ", ".join(usable) or "none"),
     ]
     card += [("Not in a page", ", ".join(_absent(toolbox)))] if _absent(toolbox) else []
+    if away := left_out(folder):
+        card.append(("Left out", f"{', '.join(away)}: in this page it makes one attempt with its own weights"))
     card += [("Persona", str(facts["persona"]))] if facts.get("persona") else []
     card += [
         ("Runs on", f"{PACKAGE} {VERSION} (MIT licence, {_NOTICES}{LICENCES[0]})"),
@@ -160,7 +189,6 @@ def _write_agent(page: Path, folder: Path, graph: Path, toolbox: Toolbox | None,
         "format": FORMAT,
         **told,
         "dialogue": {**told["dialogue"], "stop": manifest["tokens"]["eos"]},
-        "options": OPTIONS,
         "graph": {key: manifest[key] for key in ("states", "window", "global_every")},
         "runtime": {"module": MODULE, "binary": binary},
         "examples": examples(toolbox),

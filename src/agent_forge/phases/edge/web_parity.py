@@ -51,7 +51,7 @@ def web_parity(
     toolbox: Toolbox | None,
     folder: Path,
     questions: Sequence[str],
-    options: Mapping[str, int],
+    options: Mapping[str, Any],
 ) -> dict[str, int]:
     """Asks model and page the same questions.
 
@@ -59,7 +59,7 @@ def web_parity(
         model, tokenizer, toolbox: the agent.
         folder: its page.
         questions: to ask.
-        options: ``maxTokens``, ``maxCalls`` and ``budget`` of the page.
+        options: ``maxTokens``, ``maxCalls``, ``budget`` and ``think`` of the page.
 
     Returns:
         ``compared_tokens``, ``equal_tokens``, ``compared_answers`` and ``equal_answers`` (equal turn by turn).
@@ -76,7 +76,7 @@ def compared_answers(
     toolbox: Toolbox | None,
     questions: Sequence[str],
     answers: Sequence[Answer],
-    options: Mapping[str, int],
+    options: Mapping[str, Any],
 ) -> dict[str, int]:
     """The figures of `web_parity` for what a page answered.
 
@@ -98,7 +98,7 @@ def compared_answers(
     }  # fmt: skip
 
 
-def page_answers(folder: Path, questions: Sequence[str], options: Mapping[str, int]) -> list[Answer]:
+def page_answers(folder: Path, questions: Sequence[str], options: Mapping[str, Any]) -> list[Answer]:
     """What the page does with the first questions, up to `ENOUGH` tokens, run in Node.
 
     Raises:
@@ -106,7 +106,7 @@ def page_answers(folder: Path, questions: Sequence[str], options: Mapping[str, i
         ConfigError: there is no Node.
     """
     asked = {
-        "folder": str(folder.resolve()), "questions": list(questions), "options": {**options, "think": "auto"},
+        "folder": str(folder.resolve()), "questions": list(questions), "options": dict(options),
         "enough": ENOUGH,
     }  # fmt: skip
     done = subprocess.run(
@@ -129,17 +129,16 @@ def model_answer(
     tokenizer: PreTrainedTokenizerBase,
     toolbox: Toolbox | None,
     question: str,
-    options: Mapping[str, int],
+    options: Mapping[str, Any],
 ) -> Answer:
     """What the model does with a question, as `agent_forge.agent.runtime.converse`, with its tokens."""
     dialogue = Dialogue(tokenizer, [{"role": "user", "content": question}])
-    room = options["maxTokens"] + (options["budget"] + 2 if has_thoughts(tokenizer) else 0)
+    thinks = options["think"] is not False and has_thoughts(tokenizer)
+    room = options["maxTokens"] + (options["budget"] + 2 if thinks else 0)
+    choice = {"max_tokens": room, "think": options["think"], "thought_budget": options["budget"]}
     answer = Answer(dialogue.prompt(), [], [])
     for number in range(options["maxCalls"] + 1):
-        prompt = dialogue.prompt()
-        ids = list(
-            generate_tokens(model, tokenizer, prompt, max_tokens=room, thought_budget=options["budget"])
-        )  # fmt: skip
+        ids = list(generate_tokens(model, tokenizer, dialogue.prompt(), **choice))
         answer.tokens.extend(ids)
         thought, words = dialogue.hear(ids)
         if thought:

@@ -41,10 +41,7 @@ class Examiner:
 
     def accuracy(self, asked: Mapping[int, Sequence[Question]]) -> dict[int, float]:
         """Share of exact answers by level."""
-        everything = [(level, question) for level, found in asked.items() for question in found]
-        correct = self.right([question for _, question in everything])
-        levels = np.asarray([level for level, _ in everything])
-        return {level: float(correct[levels == level].mean()) for level in asked if (levels == level).any()}
+        return shares(asked, self.right([question for found in asked.values() for question in found]))
 
     def right(self, questions: Sequence[Question]) -> np.ndarray:
         """Whether each is answered rightly, bool [N]: the last word of a tool dialogue, else the answer itself."""
@@ -131,6 +128,12 @@ class Examiner:
         """A fresh question of the line's level and kind; of another kind where none comes soon."""
         asked, starts[line.level] = self.questions.draw(line.level, "train", 24, starts[line.level])
         return next((question for question in asked if question.task.kind == line.kind), asked[0])
+
+
+def shares(asked: Mapping[int, Sequence[Question]], correct: np.ndarray) -> dict[int, float]:
+    """Share of right answers by level; ``correct`` has the order of ``asked``."""
+    levels = np.asarray([level for level, found in asked.items() for _ in found])
+    return {level: float(correct[levels == level].mean()) for level in asked if (levels == level).any()}
 
 
 def answer_nats(

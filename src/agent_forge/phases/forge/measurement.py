@@ -13,7 +13,7 @@ from agent_forge.data.corpora import Corpus
 from agent_forge.evaluation.bits_per_byte import mean_bits_per_byte, score_domains
 from agent_forge.phases.forge.config import ForgePhaseConfig
 from agent_forge.phases.forge.course import Course
-from agent_forge.phases.forge.examiner import Examiner
+from agent_forge.phases.forge.examiner import Examiner, shares
 from agent_forge.phases.forge.questions import Question
 from agent_forge.phases.forge.self_modelling import (
     complexity,
@@ -49,7 +49,8 @@ def measure(
     covered = {n: course.tested[n] for n in course.levels if n <= last and course.tested[n]}
     after = Examiner(trained, tokenizer, course.practice.questions, config.answer_tokens)
     before = Examiner(source, tokenizer, course.practice.questions, config.answer_tokens)
-    found, given = after.accuracy(covered), before.accuracy(covered)
+    correct = after.right([question for asked in covered.values() for question in asked])
+    found, given = shares(covered, correct), before.accuracy(covered)
     losses = [each.answer_loss(covered, config.sequence_length) for each in (before, after)]
     measured = {
         "forge/levels_passed": float(len(course.passed)),
@@ -66,7 +67,7 @@ def measure(
     if course.passed:
         measured["forge/passed_accuracy"] = min(found[n] for n in sorted(course.passed) if n in found)
     measured |= ordinary_text(config, trained, source, tokenizer, corpus)
-    measured |= calibration(after, course.watched, covered)
+    measured |= calibration(after, course.watched, covered, correct)
     page = {
         "stages": course.rows,
         "test_accuracy": {str(n): rate for n, rate in found.items()},
@@ -113,17 +114,19 @@ def calibration(
     examiner: Examiner,
     fitted_on: Mapping[int, Sequence[Question]],
     asked: Mapping[int, Sequence[Question]],
+    correct: np.ndarray,
 ) -> dict[str, float]:
-    """Does the model know what it knows? Confidence fitted on the selection split, judged on the test split."""
+    """Does the model know what it knows? Confidence fitted on the selection split, judged on the test split.
+
+    ``correct`` says of each question of ``asked``, in its order, whether the model answered it right.
+    """
     model, tokenizer = examiner.student, examiner.tokenizer
-    rows: list[tuple[torch.Tensor, torch.Tensor]] = []
-    for questions in (fitted_on, asked):
-        every = [question for level in asked for question in questions[level]]
-        states = question_states(model, tokenizer, [question.task.prompt for question in every])
-        rows.append((states, torch.from_numpy(examiner.right(every))))
-    (states, right), (new, judged) = rows
-    said = confidence(new, fit_confidence(states, right)).numpy()
-    truth = judged.numpy()
+    fitting, judged = ([question for level in asked for question in source[level]] for source in (fitted_on, asked))
+    states, new = (
+        question_states(model, tokenizer, [question.task.prompt for question in every]) for every in (fitting, judged)
+    )
+    right = torch.from_numpy(examiner.right(fitting))
+    said, truth = confidence(new, fit_confidence(states, right)).numpy(), correct
     base = np.full(len(truth), float(right.float().mean()))
     figures = {
         "forge/calibration_error": expected_calibration_error(said, truth),

@@ -33,6 +33,7 @@ function introduce(given) {
   element("facts").textContent = `${page.summary} It runs in this page: what you write stays on this device.`;
   for (const [term, told] of page.card) element("card").append(made("dt", "", term), made("dd", "", told));
   element("think-option").hidden = page.dialogue.opening === null;
+  element("think").value = { true: "on", false: "off" }[page.options.think] ?? "auto";
   for (const example of page.examples) {
     const button = made("button", "", example);
     button.type = "button";
