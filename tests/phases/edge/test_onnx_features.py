@@ -36,9 +36,8 @@ def test_memory_gate_value_residual_and_unrolled_recursion(tmp_path):
         assert largest_difference(model, session, TOKENS, cuts) < 1e-4
 
 
-@pytest.mark.parametrize("stateless", [True, False])
-def test_halting_is_a_loop_that_stops_where_the_model_stops(tmp_path, stateless):
-    model = cognate(recursion_steps=4, act=True, stateless_mode=stateless, short_convolution=0)
+def test_halting_is_a_loop_that_stops_where_the_model_stops(tmp_path):
+    model = cognate(recursion_steps=4, act=True, stateless_mode=False, short_convolution=0)
     model.halting.projection.bias.data += 5.0
     model.halting.projection.weight.data = 0.5 * torch.randn_like(model.halting.projection.weight)
     model.halting.step_accuracy.copy_(torch.tensor([0.2, 0.4, 0.7, 0.9]))
