@@ -51,7 +51,9 @@ class ExpertsConfig(_Model):
     policy_questions: int = Field(default=12, ge=1, description="Questions of such a step.")
     policy_samples: int = Field(default=4, ge=2, description="Answers drawn for each question.")
     policy_learning_rate: float = Field(default=0.004, gt=0, description="Of REINFORCE, in units of the vector.")
-    divergence_weight: float = Field(default=0.05, ge=0, description="Weight of the divergence from the vector after the warm start.")
+    divergence_weight: float = Field(
+        default=0.05, ge=0, description="Weight of the divergence from the vector after the warm start."
+    )
     train_documents: int = Field(default=400, ge=1, description="Worked answers of a skill to learn from.")
     selection_documents: int = Field(default=48, ge=1, description="Examples of a skill that choices are made with.")
     test_documents: int = Field(default=64, ge=1, description="Examples of a skill that figures are measured with.")
@@ -67,7 +69,7 @@ class DesignConfig(_Model):
         ge=0,
         description="Designs that are tried, seven by hand included; the control tries as many; 0 = none.",
     )
-    population: int = Field(default=12, ge=4, description="Designs in a generation of NSGA-II.")
+    population: int = Field(default=16, ge=4, description="Designs in a generation of NSGA-II.")
     probe_questions: int = Field(
         default=16, ge=4, description="Questions of each family that show whether it has head-room (20-80% right)."
     )

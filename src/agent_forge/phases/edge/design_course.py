@@ -75,6 +75,7 @@ def search(
         evaluations=config.evaluations,
         population=config.population,
         control=config.control,
+        all_hand_written=False,
         max_mean_tokens=config.max_mean_tokens,
         seed=seed,
         restored=course.states.get("design"),
