@@ -7,7 +7,7 @@ import pytest
 
 from agent_forge.errors import SessionNotFound
 from agent_forge.pipeline.report import attachments, build_page, render, write_report
-from agent_forge.pipeline.report_tables import ladder_table
+from agent_forge.pipeline.report_tables import edge_tables, ladder_table
 
 VOID = {"meta", "link", "br"}
 
@@ -210,3 +210,21 @@ def test_contrast_is_wcag_aa_in_light_and_dark(text, scheme):
         assert contrast(colours["ink"], colours[f"{kind}-ground"]) >= 4.5, kind
     for index in range(6):
         assert contrast(colours[f"c{index}"], colours["card"]) >= 3, index
+
+
+def test_phase_7_shows_cuts_experts_and_design():
+    trial = {
+        "cuts": [{"kind": "channels", "units": {"a": [1, 2], "b": [3]}}],
+        "measured": {"tools": 0.9},
+        "undone": "x",
+    }
+    design = {
+        "design": {"think": "on", "checks": {}, "format": 1},
+        "measured": {"test_accuracy": 0.6, "test_tokens": 9.0, "habit_test_accuracy": 0.5, "habit_test_tokens": 8.0},
+    }
+    found = edge_tables({"pruning": {"trials": [trial], "skipped": {"heads": "none"}}, "design": design})
+    assert found["trials"] == [{"cuts": "channels 3", "measured": {"tools": 0.9}, "undone": "x"}]
+    assert found["skipped"] == {"heads": "none"}
+    assert found["design"]["said"] == "think on"
+    assert [row["name"] for row in found["design"]["rows"]] == ["chosen", "one greedy attempt"]
+    assert edge_tables({})["design"] == {"rows": [], "said": "", "skipped": ""}

@@ -77,10 +77,27 @@ def edge_tables(page: Mapping[str, Any]) -> dict[str, Any]:
         "trials": trials,
         "skipped": {**(pruning.get("skipped") or {}), **(experts.get("skipped") or {})},
         "skills": experts.get("skills") or {},
+        "design": _design(page.get("design") or {}),
         "target": fit.get("target") or "",
         "runtime": fit.get("runtime") or "",
         "verdicts": list(fit.get("verdicts") or ()),
     }
+
+
+def _design(page: Mapping[str, Any]) -> dict[str, Any]:
+    """The chosen design beside the others on the test split, or why nothing was searched."""
+    measured = page.get("measured") or {}
+    names = {"": "chosen", "habit_": "one greedy attempt", "hand_written_": "best by hand", "random_": "random search"}
+    rows = [
+        {"name": name, "right": measured[f"{key}test_accuracy"], "tokens": measured[f"{key}test_tokens"]}
+        for key, name in names.items()
+        if f"{key}test_accuracy" in measured
+    ]
+    parts = page.get("design") or {}
+    said = ", ".join(
+        f"{name} {value}" for name, value in parts.items() if value not in (None, "", {}) and name != "format"
+    )
+    return {"rows": rows, "said": said, "skipped": page.get("skipped") or ""}
 
 
 def _counted(cuts: Sequence[Mapping[str, Any]]) -> dict[str, int]:
