@@ -86,7 +86,7 @@ def test_sessions_and_models_are_listed(ask):
     assert [run["phase"] for run in detail["runs"]] == PHASES
     assert all(run["status"] in ("completed", "reused") for run in detail["runs"])
     models = json.loads(ask("models", "list", "--json"))
-    assert sorted(row["kind"] for row in models) == ["agent_file", *["checkpoint"] * 9]
+    assert sorted(row["kind"] for row in models) == ["agent_file", *["checkpoint"] * 10]
     agent = next(row for row in models if row["kind"] == "agent_file")
     assert json.loads(ask("models", "show", agent["digest"], "--json"))["kind"] == "agent_file"
     assert "smoke" in ask("sessions", "list")
