@@ -74,6 +74,7 @@ def edge_tables(page: Mapping[str, Any]) -> dict[str, Any]:
         for trial in pruning.get("trials") or ()
     ]
     return {
+        "shown": bool(page),
         "trials": trials,
         "skipped": {**(pruning.get("skipped") or {}), **(experts.get("skipped") or {})},
         "skills": experts.get("skills") or {},
