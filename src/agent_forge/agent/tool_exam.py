@@ -32,8 +32,7 @@ _UNSEEN_WORLD = 1_000_003
 
 def worlds_of(levels: Sequence[int], corpus: Corpus, seed: int, tools: Collection[str]) -> list[tuple[int, Toolbox]]:
     """The agent's own world (that of the corpus where it has one) and one that nothing was trained on."""
-    known = corpus.facts.get("seed")
-    own = seed if known is None else int(known)
+    own = corpus.world(seed)
     return [
         (world, world_toolbox(Knowledge(world_records(world, max(levels)))).only(tools))
         for world in (own, own + _UNSEEN_WORLD)

@@ -225,6 +225,11 @@ class Corpus:
         """Domains that are trained on (weight above 0), sorted."""
         return sorted(domain for domain, weight in self.facts["mixture"].items() if weight > 0)
 
+    def world(self, seed: int) -> int:
+        """Seed of the world that its people come from; ``seed`` where it tells none."""
+        known = self.facts.get("seed")
+        return seed if known is None else int(known)
+
     @property
     def held_out(self) -> list[str]:
         """Held-out sources: they have only a test split."""

@@ -149,6 +149,14 @@ def mean_bits_per_byte(scores: Mapping[str, Score]) -> float:
     return float(np.mean([entry.bits_per_byte for entry in scores.values()]))
 
 
+def ordinary_bits_per_byte(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, corpus: Corpus, split: Split, max_documents: int
+) -> float:
+    """Bits per byte of ordinary text, mean over the domains; calls of tools are no ordinary text."""
+    domains = [name for name in corpus.domains if name != "tools"] or corpus.domains
+    return mean_bits_per_byte(score_domains(model, tokenizer, corpus, split, max_documents, domains=domains))
+
+
 def sliding(ids: Sequence[int], max_length: int) -> Iterator[tuple[list[int], int]]:
     """Windows over one document: (tokens, how many of the last ones this window scores)."""
     if len(ids) < 2:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from agent_forge.contract import Artifact, many
 from agent_forge.errors import ModelNotFound
+from agent_forge.phases.edge.speed import shipped_bytes
 from agent_forge.pipeline.resolve import load_reference, load_toolbox, only_file
 from agent_forge.pipeline.views import newest_runs
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 FILE = "cascade.json"
 PROMPT_TOKENS = 128
 _NAMES = {"trunk": "cognate: trunk", "agent": "compression: .forge file"}
-_PACKED = "packed.safetensors"
 
 
 def cascade(
@@ -63,7 +62,7 @@ def cascade(
     rows = []
     for name, path in models:
         model, tokenizer = load_reference(path)
-        row: dict[str, Any] = {"model": name, "bytes": _size(path)}
+        row: dict[str, Any] = {"model": name, "bytes": shipped_bytes(path) if path.is_dir() else path.stat().st_size}
         row |= _quality(model, tokenizer, corpus, documents, tasks)
         row |= _tools(model, tokenizer, corpus, toolbox, questions)
         row |= _speed(model, tokens)
@@ -87,14 +86,6 @@ def _models(outputs: Mapping[str, Any]) -> Iterator[tuple[str, Artifact]]:
         for name in ("trunk", "model", "agent"):
             if name in outputs.get(phase, {}):
                 yield _NAMES.get(name, phase), many(outputs[phase], name)[0]
-
-
-def _size(path: Path) -> int:
-    """Bytes that would be shipped: packed weights instead of plain ones where there are both."""
-    if path.is_file():
-        return path.stat().st_size
-    plain = "model.safetensors" if (path / _PACKED).is_file() else _PACKED
-    return sum(file.stat().st_size for file in path.iterdir() if file.is_file() and file.name != plain)
 
 
 def _quality(

@@ -134,7 +134,7 @@ def load_mixture(path: Path, model: PreTrainedModel, design: AgentDesign) -> Exp
     import tempfile
 
     from agent_forge.agent.belongings import EXPERTS
-    from agent_forge.model.expert_vectors import load_experts, mixed
+    from agent_forge.model.expert_vectors import load_experts, mixture_of
 
     with tempfile.TemporaryDirectory() as place:
         folder = path
@@ -150,7 +150,7 @@ def load_mixture(path: Path, model: PreTrainedModel, design: AgentDesign) -> Exp
     if missing := sorted(set(wanted) - {expert.name for expert in found}):
         why = skipped.get(missing[0], "it is not among its experts")
         raise HandoffError(f"the design of {path} asks for the expert {missing[0]}: {why}; --no-design does without")
-    return mixed(found, [wanted[expert.name] for expert in found])
+    return mixture_of(found, wanted)
 
 
 def load_toolbox(path: Path, **options: Any) -> Toolbox | None:

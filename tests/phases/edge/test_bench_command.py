@@ -3,39 +3,9 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
-from agent_forge.data.tokenizer import train_tokenizer
-from agent_forge.model import CognateConfig, CognateForCausalLM
-from agent_forge.model.roles import quantizable_linears
-from agent_forge.model.ternary import Layout, TernaryLinear, freeze
-from agent_forge.model.ternary_checkpoint import save_ternary
-from agent_forge.model.ternary_selection import select
 from agent_forge.phases.edge.export_onnx import export_onnx
 from agent_forge.phases.edge.speed import JOINED, ONNX, TORCH
-
-
-@pytest.fixture(scope="module")
-def agent(tmp_path_factory):
-    torch.manual_seed(0)
-    tokenizer = train_tokenizer(["Ann has 3 red apples and eats 2 of them."] * 4, 280)
-    model = CognateForCausalLM(
-        CognateConfig(
-            vocab_size=280,
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            short_convolution=2,
-            zero_init_output=False,
-        )
-    ).eval()
-    for _, linear in list(quantizable_linears(model)):
-        TernaryLinear.from_linear(linear, Layout())
-    freeze(model)
-    folder = tmp_path_factory.mktemp("agent")
-    save_ternary(model, tokenizer, folder, select(model, tokenizer), {})
-    return folder
 
 
 @pytest.fixture(scope="module")

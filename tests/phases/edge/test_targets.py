@@ -11,12 +11,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from agent_forge.data.tokenizer import train_tokenizer
-from agent_forge.model import CognateConfig, CognateForCausalLM
-from agent_forge.model.roles import quantizable_linears
-from agent_forge.model.ternary import Layout, TernaryLinear, freeze
-from agent_forge.model.ternary_checkpoint import save_ternary
-from agent_forge.model.ternary_selection import select
 from agent_forge.phases.edge.speed import (
     JOINED,
     TORCH,
@@ -31,29 +25,6 @@ HERE = Speed(
     "torch", "cpu", "x86_64", 2, 0.02, 200.0, 4 * 10**8, 5 * 10**6,
     parameters=10**6, operations_prompt=800, operations_token=900, flops=100e9, bytes_per_second=11e9,
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def agent(tmp_path_factory):
-    torch.manual_seed(0)
-    tokenizer = train_tokenizer(["Ann has 3 red apples and eats 2 of them."] * 4, 280)
-    model = CognateForCausalLM(
-        CognateConfig(
-            vocab_size=280,
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            short_convolution=2,
-            zero_init_output=False,
-        )
-    ).eval()
-    for _, linear in list(quantizable_linears(model)):
-        TernaryLinear.from_linear(linear, Layout())
-    freeze(model)
-    folder = tmp_path_factory.mktemp("agent")
-    save_ternary(model, tokenizer, folder, select(model, tokenizer), {})
-    return folder
 
 
 def row(found, metric):

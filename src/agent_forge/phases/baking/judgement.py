@@ -15,7 +15,7 @@ from agent_forge.data.documents import Split, Task
 from agent_forge.data.practice_dialogues import Exchange
 from agent_forge.data.thought_habit import habit_tasks
 from agent_forge.data.tokenizer import has_thoughts
-from agent_forge.evaluation.bits_per_byte import mean_bits_per_byte, score_domains
+from agent_forge.evaluation.bits_per_byte import ordinary_bits_per_byte
 from agent_forge.evaluation.tasks import exact_match
 from agent_forge.optim.prompt_baking import mean_divergence
 from agent_forge.phases.baking.compatibility import judge
@@ -52,10 +52,8 @@ class Judgement:
         return exact_match(model, self.tokenizer, self.thoughts, self.config.answer_tokens, think=True).accuracy
 
     def text_bits(self, model: PreTrainedModel, split: Split) -> float:
-        """Bits per byte of ordinary text, mean over the domains; calls of tools are no ordinary text."""
-        domains = [name for name in self.corpus.domains if name != "tools"] or self.corpus.domains
-        scores = score_domains(model, self.tokenizer, self.corpus, split, self.config.text_documents, domains=domains)
-        return mean_bits_per_byte(scores)
+        """See `ordinary_bits_per_byte`."""
+        return ordinary_bits_per_byte(model, self.tokenizer, self.corpus, split, self.config.text_documents)
 
     def verdicts(
         self, model: PreTrainedModel, worlds: Worlds, tools: Sequence[str], *, prompted: bool

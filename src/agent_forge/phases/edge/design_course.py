@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from agent_forge.agent.design import AgentDesign
 from agent_forge.agent.toolbox import Toolbox
 from agent_forge.data.corpora import Corpus
-from agent_forge.model.expert_vectors import applied
-from agent_forge.model.expert_vectors import mixed as mixture_of
+from agent_forge.model.expert_vectors import applied, mixture_of
 from agent_forge.phases.edge.architecture_search import Questions, Searched, search_design
 from agent_forge.phases.edge.config import DesignConfig
 from agent_forge.phases.edge.course import Course
@@ -51,9 +50,8 @@ def search(
         return None, {"skipped": "the configuration asks for no evaluation"}
     seed = course.context.seed
     bench = Bench(model, tokenizer, known.toolbox, seed=seed, max_tokens=config.answer_tokens, equip=_equip(experts))
-    world = known.corpus.facts.get("seed")
     families, shares = with_head_room(
-        sources(known.practice, known.toolbox, world=seed if world is None else int(world), seed=seed),
+        sources(known.practice, known.toolbox, world=known.corpus.world(seed), seed=seed),
         lambda problems: bench.measure(AgentDesign(), problems).right,
         config.probe_questions,
     )
@@ -86,16 +84,10 @@ def search(
 
 
 def _equip(experts: Experts) -> Any:
-    by_name = {expert.name: expert for expert in experts.experts}
-
     @contextmanager
     def equip(model: PreTrainedModel, design: AgentDesign) -> Iterator[PreTrainedModel]:
-        wanted = [(by_name[name], weight) for name, weight in design.experts if weight]
-        if not wanted:
-            yield model
-            return
-        mixture = mixture_of([expert for expert, _ in wanted], [weight for _, weight in wanted])
-        with applied(model, mixture, experts.basis):
+        mixture = mixture_of(experts.experts, dict(design.experts))
+        with nullcontext() if mixture is None else applied(model, mixture, experts.basis):
             yield model
 
     return equip

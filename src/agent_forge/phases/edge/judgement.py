@@ -16,7 +16,7 @@ from agent_forge.agent.toolbox import Toolbox
 from agent_forge.data.corpora import Corpus
 from agent_forge.data.documents import Split
 from agent_forge.data.practice_dialogues import Persona, exchanges
-from agent_forge.evaluation.bits_per_byte import mean_bits_per_byte, score_domains
+from agent_forge.evaluation.bits_per_byte import ordinary_bits_per_byte
 from agent_forge.phases.edge.config import EdgeConfig
 from agent_forge.phases.edge.pruning import BITS
 
@@ -56,9 +56,8 @@ class Judgement:
             model: in evaluation mode.
             split: "selection" for choices, "test" for figures.
         """
-        domains = [name for name in self.corpus.domains if name != "tools"] or self.corpus.domains
-        scores = score_domains(model, self.tokenizer, self.corpus, split, self.config.text_documents, domains=domains)
-        return {BITS: mean_bits_per_byte(scores)} | self._tools(model, split) | self._persona(model, split)
+        bits = ordinary_bits_per_byte(model, self.tokenizer, self.corpus, split, self.config.text_documents)
+        return {BITS: bits} | self._tools(model, split) | self._persona(model, split)
 
     def _tools(self, model: PreTrainedModel, split: Split) -> dict[str, float]:
         if not self.tools:

@@ -94,8 +94,7 @@ def make_course(
     habits: Mapping[str, Any] | None = None,
 ) -> Course:
     """Everything that learns, from its configuration; ``habits`` is the checkpoint's fact ``practice``."""
-    seed = corpus.facts.get("seed")
-    questions = Questions(context.seed if seed is None else int(seed), config.domains, corpus)
+    questions = Questions(corpus.world(context.seed), config.domains, corpus)
     practice = Practice(config, questions, corpus, tokenizer, context.seed, habit(tokenizer, habits))
     examiner = Examiner(student, tokenizer, questions, config.answer_tokens)
     return Course(config, context, _learner(config, context, student, selection, frozen, before), examiner, practice)
