@@ -1,11 +1,20 @@
-"""A searched design against seven by hand and against random search with equally many evaluations.
+"""A searched design against eight by hand, random search and random recombination, with equally many evaluations.
 
-    python benchmarks/architecture_search.py --model AGENT --world 42 [--seeds 0 1 2] [--out FILE]
+    python benchmarks/architecture_search.py --model AGENT --corpus CORPUS [--seeds 0 1 2] [--out FILE]
 
-The agent is a checkpoint with tools and thoughts. Each seed has questions of its own, of the kinds and levels on which
-the agent asked once is right in 20 to 80 per cent of the cases. Evolution and random search try equally many designs,
-those by hand among them; each one's most accurate design on the selection split is asked the test split, and so are all
-seven by hand: the best of them there is what evolution has to beat. Prints a JSON row for each seed, and one for all
+The agent is a checkpoint with tools and thoughts, and with experts if it has some; the corpus is that of its run: the
+people it knows, and ordinary questions. Each seed has questions of its own, of the families on which the agent asked
+once is right in 20 to 80 per cent of the cases, and a first pass fitted on questions of the training split. Every side
+measures equally many designs, those by hand among them, ranks them by the same questions and chooses among its
+finalists on the same further ones, all of the selection split:
+
+- searched: NSGA-II with a row for each kind of question;
+- random: designs drawn from the same space;
+- recombined: designs by hand, put together at random, kind by kind;
+- composed: the choice by kind that the search ends with, among the designs by hand alone: what evolution adds to it.
+
+All of them and all designs by hand (seven alike for every kind, and one routed by what an engineer would guess) are
+asked the test split: the best by hand there is what the search has to beat. Prints a JSON row for each seed, and one for all
 questions of all seeds together: differences in accuracy with 95% intervals of a paired bootstrap over questions.
 Processor seconds are of one thread.
 """
@@ -21,25 +30,32 @@ from typing import Any
 import numpy as np
 import torch
 
-from agent_forge.agent.design import AgentDesign
 from agent_forge.agent.toolbox import Toolbox
+from agent_forge.data.corpora import Corpus
 from agent_forge.evaluation.statistics import paired_bootstrap
 from agent_forge.model.checkpoint import load_model
-from agent_forge.phases.edge.architecture_search import Questions, Searched, search_design
+from agent_forge.model.expert_vectors import load_experts
+from agent_forge.phases.edge.architecture_search import search_design
+from agent_forge.phases.edge.design_course import kinds_of
+from agent_forge.phases.edge.design_ledger import Questions
 from agent_forge.phases.edge.design_questions import mixed, sources, with_head_room
 from agent_forge.phases.edge.design_space import DesignSpace
-from agent_forge.phases.edge.design_trial import Bench
+from agent_forge.phases.edge.design_trial import Bench, with_experts
+from agent_forge.phases.edge.design_verdict import Control, Searched
+
+CONTROLS: tuple[Control, ...] = ("random", "recombined", "composed")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--world", type=int, default=42, help="seed of the people that the agent knows")
+    parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--evaluations", type=int, default=48)
-    parser.add_argument("--ranking", type=int, default=144)
-    parser.add_argument("--test", type=int, default=300)
-    parser.add_argument("--samples", type=int, default=8)
+    parser.add_argument("--ranking", type=int, default=192)
+    parser.add_argument("--further", type=int, default=96)
+    parser.add_argument("--test", type=int, default=600)
+    parser.add_argument("--samples", type=int, default=4)
     parser.add_argument("--out", type=Path, default=None)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
@@ -57,31 +73,40 @@ def main() -> None:
 def once(chosen: argparse.Namespace, seed: int) -> Searched:
     """One search, with questions of its own."""
     model, tokenizer = load_model(chosen.model)
-    toolbox = Toolbox.load(chosen.model)
+    toolbox, corpus = Toolbox.load(chosen.model), Corpus.open(chosen.corpus)
     practice = json.loads((chosen.model / "forge.json").read_text(encoding="utf-8")).get("practice")
-    bench = Bench(model, tokenizer, toolbox, seed=seed)
-    space = DesignSpace.of(tokenizer, toolbox, max_samples=chosen.samples)
-    habit = AgentDesign(thought_budget=max(space.genes["thought_budget"]))
-    families, shares = with_head_room(
-        sources(practice, toolbox, world=chosen.world, seed=seed), lambda asked: bench.measure(habit, asked).right, 16
+    experts, _ = load_experts(chosen.model, model)
+    bench = Bench(model, tokenizer, toolbox, seed=seed, equip=with_experts(experts))
+    space = DesignSpace.of(
+        tokenizer, toolbox, max_samples=chosen.samples, experts=({}, *({each.name: 1.0} for each in experts))
     )
-    print(f"seed {seed}: {', '.join(families)} of {shares}", flush=True)
-    questions = Questions(mixed(families, "selection", chosen.ranking), (), mixed(families, "test", chosen.test))
-    return search_design(bench, questions, space, evaluations=chosen.evaluations, seed=seed)
+    every = sources(practice, toolbox, world=corpus.world(seed), seed=seed)
+    families, shares = with_head_room(every, lambda asked: bench.measure(space.habit, asked).right, 16)
+    kinds = kinds_of(bench, every, list(families), corpus)
+    selection = mixed(families, "selection", chosen.ranking + chosen.further)
+    questions = Questions(
+        selection[: chosen.ranking], selection[chosen.ranking :], mixed(families, "test", chosen.test)
+    )
+    found = search_design(
+        bench, questions, space.routed(kinds.natures), evaluations=chosen.evaluations, controls=CONTROLS, seed=seed
+    )
+    told = bench.recognised([problem.ask for problem in questions.test])
+    found.measured["kind_accuracy"] = kinds.accuracy(questions.test, told)
+    found.page |= {"kinds": list(kinds.natures), "head_room": shares}
+    return found
 
 
 def pooled(found: list[Searched]) -> dict[str, float]:
     """All questions of all seeds as one."""
     right = {
-        name: np.concatenate([np.array(each.trials[name].right, float) for each in found])
-        for name in ("searched", "hand_written", "random")
+        name: np.concatenate([np.array(each.trials[name].right, float) for each in found]) for name in found[0].trials
     }
     row = {f"{name}_test_accuracy": float(values.mean()) for name, values in right.items()}
-    for name in ("hand_written", "random"):
-        gap = paired_bootstrap(right["searched"], right[name])
-        row |= {f"over_{name}": gap.difference, f"over_{name}_low": gap.low, f"over_{name}_high": gap.high}
     for name in right:
-        row[f"{name}_test_tokens"] = float(np.mean([np.mean(each.trials[name].tokens) for each in found]))
+        row[f"{name}_test_tokens"] = float(np.mean(np.concatenate([each.trials[name].tokens for each in found])))
+        if name != "searched":
+            gap = paired_bootstrap(right["searched"], right[name])
+            row |= {f"over_{name}": gap.difference, f"over_{name}_low": gap.low, f"over_{name}_high": gap.high}
     return row | {"questions": len(right["searched"])}
 
 

@@ -10,6 +10,7 @@ import pytest
 from tests.agent.dialogues import DIALOGUES, PLAIN, RECORDS
 
 from agent_forge.agent.design import AgentDesign
+from agent_forge.agent.dispatch import BASE, fit_dispatcher, question_features
 from agent_forge.agent.kinds import Resources, make_tool, tool_row, world_toolbox
 from agent_forge.agent.knowledge import Knowledge
 from agent_forge.agent.toolbox import Toolbox
@@ -255,6 +256,53 @@ def test_a_design_travels_in_the_file(agent, tokenizer, folder, forge, tmp_path)
     forge_file.write(path, packed(agent, attached(designed)), tokenizer)
     assert load_design(path) == AgentDesign(tools="never")
     assert forge("chat", path, stdin=f"{SUM}\n").out == "calculator(17 + 25)\n"
+
+
+@pytest.fixture
+def routed(agent, tokenizer, folder, tmp_path):
+    """Sums without tools; everything else as it comes."""
+    place = tmp_path / "routed"
+    shutil.copytree(folder, place)
+    AgentDesign(routes={"sum": AgentDesign(tools="never")}).save(place)
+    asked = {BASE: ["Say fox.", "Greet me."], "sum": ["What is 17 + 25?", "What is 3 + 44?"]}
+    fit_dispatcher({name: question_features(agent, tokenizer, each) for name, each in asked.items()}).save(place)
+    return place
+
+
+def test_routes_are_followed_and_travel_in_the_file(agent, tokenizer, routed, forge, tmp_path):
+    path = tmp_path / "agent.forge"
+    forge_file.write(path, packed(agent, attached(routed)), tokenizer)
+    for place in (routed, path):
+        said = forge("chat", place, stdin=f"{SUM}\nSay fox.\n").out.splitlines()
+        assert said[-2:] == ["calculator(17 + 25)", "fox"]
+        row = json.loads(forge("generate", place, "--prompt", SUM, "--json").out)
+        assert row["text"] == "calculator(17 + 25)"
+        assert forge("chat", place, "--no-design", stdin=f"{SUM}\n").out.splitlines()[-1] == "It is 42."
+
+
+def test_routes_without_their_classifier_are_refused(agent, tokenizer, routed, forge, tmp_path):
+    (routed / "routes.safetensors").unlink()
+    path = tmp_path / "agent.forge"
+    forge_file.write(path, packed(agent, attached(routed)), tokenizer)
+    for place in (routed, path):
+        answer = forge("chat", place, stdin=f"{SUM}\n")
+        assert answer.code != 0
+        assert "has routes, and routes.safetensors" in answer.sentence()
+        assert "--no-design does without" in answer.sentence()
+        assert forge("chat", place, "--no-design", stdin=f"{SUM}\n").code == 0
+
+
+def test_each_route_has_its_experts(agent, routed, tmp_path):
+    basis = basis_of(agent, 4)
+    same = identity(basis, "same")
+    loud = Expert("loud", {name: z * -4 for name, z in same.vectors.items()}, same.base)
+    save_experts(routed, [same, loud], basis)
+    AgentDesign(experts={"same": 1.0}, routes={"sum": AgentDesign(experts={"loud": 1.0})}).save(routed)
+    talk = Talk.start(str(routed), tmp_path, {"max_tokens": 20})
+    assert talk.ask("Say fox.").answer == "fox"
+    assert talk.ask(SUM).answer != "It is 42."
+    assert talk.ask("Say fox.").answer == "fox"
+    assert not any(module._forward_hooks for module in talk.model.modules())
 
 
 @pytest.mark.parametrize(

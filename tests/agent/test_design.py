@@ -1,6 +1,7 @@
 """Designs: a closed language that is read exactly or refused; attempts, votes and checks that decide an answer."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -19,7 +20,7 @@ from agent_forge.data.tokenizer import add_thoughts
 from agent_forge.errors import ArtifactCorrupt
 
 QUESTIONS = [*DIALOGUES, *PLAIN, CHAIN[0]]
-designs = st.builds(
+rows = st.builds(
     AgentDesign,
     think=st.sampled_from(["auto", "on", "off"]),
     tools=st.sampled_from(["first", "after", "never"]),
@@ -34,6 +35,11 @@ designs = st.builds(
     window=st.none() | st.integers(4, 99),
     experts=st.dictionaries(st.text(max_size=4), st.floats(0, 1)),
 )
+routed = st.dictionaries(st.text(min_size=1, max_size=4), rows, max_size=3)
+designs = rows | st.builds(replace, rows, routes=routed)
+
+
+NESTED = AgentDesign().to_json() | {"routes": {"sum": AgentDesign(think="on").to_json()}}
 
 
 @given(designs)
@@ -49,6 +55,8 @@ def test_a_design_comes_back_from_its_file(design):
         {"think": "often"}, {"samples": 0}, {"samples": 1000}, {"samples": 1.5}, {"temperature": -1}, {"window": 0},
         {"checks": {"arithmetic": "maybe"}}, {"checks": {"vibes": "reject"}}, {"code": "import os"}, {"format": 2},
         {"greedy_first": "yes"}, {"samples": True}, {"temperature": "hot"}, {"checks": 3}, {"experts": {"a": "b"}},
+        {"routes": []}, {"routes": {"sum": 3}}, {"routes": {"sum": {}}}, {"routes": {"": AgentDesign().to_json()}},
+        {"routes": {"sum": AgentDesign().to_json() | {"code": "import os"}}}, {"routes": {"sum": NESTED}},
     ],
 )  # fmt: skip
 def test_what_the_language_does_not_know_is_refused(change, tmp_path):
@@ -57,6 +65,31 @@ def test_what_the_language_does_not_know_is_refused(change, tmp_path):
     (tmp_path / "agent.json").write_text(json.dumps(AgentDesign().to_json() | change), encoding="utf-8")
     with pytest.raises(ArtifactCorrupt, match=r"agent\.json"):
         AgentDesign.load(tmp_path)
+
+
+def test_routes_by_hand(tmp_path):
+    calculated = AgentDesign(calculated="yes", samples=1, temperature=0.9)
+    design = AgentDesign(routes={"sum": calculated, "row": AgentDesign(temperature=0.3)})
+    assert design.route("sum") == calculated
+    assert design.route("never seen") == AgentDesign()
+    assert design.canonical().routes == (("sum", AgentDesign(calculated="yes")),)  # "row" is the outer row
+    assert not design.is_one_attempt
+    assert design.route("row").is_one_attempt
+    design.save(tmp_path)
+    assert AgentDesign.load(tmp_path) == design
+    with pytest.raises(ValueError, match="routes of its own"):
+        AgentDesign(routes={"sum": design})
+
+
+def test_a_file_from_before_routes_is_read_and_written_as_it_was():
+    old = {
+        "format": 1, "think": "auto", "tools": "first", "samples": 4, "temperature": 0.7, "greedy_first": True,
+        "calculated": "yes", "checks": {"fresh": "doubt"}, "enough": 1.0, "thought_budget": 64, "max_calls": 8,
+        "recursion_steps": None, "window": None, "experts": {}, "pruning": "",
+    }  # fmt: skip
+    found = AgentDesign.from_json(old)
+    assert (found.samples, found.routes) == (4, ())
+    assert found.to_json() == old
 
 
 def test_files(tmp_path):

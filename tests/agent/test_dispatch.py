@@ -46,11 +46,19 @@ def clouds(seed, count=40, size=6):
 
 
 def test_two_points_by_hand():
-    """Rows ±1 of two classes: the border lies at 0, and the weights are mirror images."""
-    found = fit_dispatcher({BASE: torch.tensor([[-1.0]]), "skill": torch.tensor([[1.0]])}, ridge=0.0)
-    assert torch.allclose(found.weight, torch.tensor([[-0.5], [0.5]]), atol=1e-6)
-    assert torch.allclose(found.bias, torch.zeros(2), atol=1e-6)
+    """Rows ±1 of two classes, spread 1 (all of it the ridge): scores ±x − 1/2, the border lies at 0."""
+    found = fit_dispatcher({BASE: torch.tensor([[-1.0]]), "skill": torch.tensor([[1.0]])}, ridge=1.0)
+    assert torch.allclose(found.weight, torch.tensor([[-1.0], [1.0]]), atol=1e-6)
+    assert torch.allclose(found.bias, torch.full((2,), -0.5), atol=1e-6)
     assert found.choose(torch.tensor([[0.1], [-0.1]])) == ["skill", BASE]
+
+
+def test_a_class_between_two_others_is_found():
+    """Levels of one kind lie on a line; regression on one-hot classes would never say the middle one."""
+    generator = torch.Generator().manual_seed(2)
+    rows = {name: at + 0.1 * torch.randn(30, 3, generator=generator) for name, at in ((BASE, -1), ("2", 0), ("3", 1))}
+    found = fit_dispatcher(rows)
+    assert {name: found.choose(each).count(name) for name, each in rows.items()} == dict.fromkeys(rows, 30)
 
 
 def test_clouds_are_told_apart_and_a_missing_expert_is_the_base():
@@ -61,16 +69,23 @@ def test_clouds_are_told_apart_and_a_missing_expert_is_the_base():
     assert set(dispatcher.choose(held["sums"], ["turns"])) <= {BASE, "turns"}
 
 
-def test_parity_with_ridge_regression_of_numpy():
-    """The same weights as least squares on rows stretched by the square root of their share, penalty below."""
+def test_parity_with_the_densities_of_normal_distributions():
+    """The likeliest of normal distributions with one covariance; differences of scores are those of log densities."""
     rows = clouds(3, count=9)
     found = fit_dispatcher(rows, ridge=0.5)
     x = torch.cat(list(rows.values())).double().numpy()
-    mean, scale = x.mean(0), x.std(0)
-    target = np.repeat(np.eye(3), 9, axis=0) - 1 / 3
-    stacked = np.vstack([(x - mean) / scale / np.sqrt(27), np.sqrt(0.5 / 27 * 3) * np.eye(6)])
-    wanted = np.linalg.lstsq(stacked, np.vstack([target / np.sqrt(27), np.zeros((6, 3))]), rcond=None)[0]
-    assert np.allclose(found.weight.numpy(), (wanted / scale[:, None]).T, atol=1e-5)
+    centres = np.stack([each.double().numpy().mean(0) for each in rows.values()])
+    inner = x - np.repeat(centres, 9, axis=0)
+    covariance = inner.T @ inner / 27 + 0.5 / 9 * np.diag(x.var(0))
+    far = x[:, None] - centres[None]
+    density = -0.5 * np.einsum("ncd,de,nce->nc", far, np.linalg.inv(covariance), far)
+    scores = x @ found.weight.double().numpy().T + found.bias.double().numpy()
+    assert np.allclose(scores - scores[:, :1], density - density[:, :1], atol=1e-3)
+
+
+def test_without_a_ridge_it_is_refused():
+    with pytest.raises(ValueError, match="ridge"):
+        fit_dispatcher(clouds(0), ridge=0.0)
 
 
 @pytest.mark.parametrize("rows", [{}, {BASE: torch.ones(2, 2)}, {"a": torch.ones(1, 1), "b": torch.ones(1, 1)},

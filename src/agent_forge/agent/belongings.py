@@ -1,4 +1,5 @@
-"""Small files beside the weights that make a model an agent: its tools, what they look up, its experts, its design.
+"""Small files beside the weights that make a model an agent: its tools, what they look up, its experts, its
+design with its routes.
 
 They travel with it: from phase to phase, into the `.forge` file and out of it.
 """
@@ -12,9 +13,10 @@ MANIFEST = "tools.json"
 KNOWLEDGE = "knowledge.json"
 EXPERTS = "experts.safetensors"
 DESIGN = "agent.json"
+ROUTES = "routes.safetensors"
 TOOL_FILES = (MANIFEST, KNOWLEDGE)
-"""What stays true when the weights change; experts and design belong to one set of weights."""
-BELONGINGS = (*TOOL_FILES, EXPERTS, DESIGN)
+"""What stays true when the weights change; experts, design and routes belong to one set of weights."""
+BELONGINGS = (*TOOL_FILES, EXPERTS, DESIGN, ROUTES)
 
 
 def read_belongings(checkpoint: Path, names: Sequence[str] = BELONGINGS) -> dict[str, bytes]:

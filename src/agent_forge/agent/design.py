@@ -9,6 +9,7 @@ al. 2021, arXiv:2110.14168).
 What we do differently:
 1. No model writes programs that are then executed: a design is a row of values, each from a small set, and
    `agent_forge.agent.interpreter` carries it out. A file with anything else in it is refused.
+2. Kinds of question may have rows of their own (routes): a first pass recognises the kind (`agent_forge.agent.routes`).
 """
 
 from __future__ import annotations
@@ -56,6 +57,8 @@ class AgentDesign:
         window: of the attention of a model that has one, in tokens; None = as configured.
         experts: expert → weight of a mixture; empty = the model as it is.
         pruning: name of a pruned form of the model; empty = none.
+        routes: kind of question → how to go about it instead, a design without routes; a mapping is taken, too.
+            All other questions, and those of no kind that is recognised, get the row above.
     """
 
     think: Literal["auto", "on", "off"] = "auto"
@@ -72,11 +75,12 @@ class AgentDesign:
     window: int | None = None
     experts: tuple[tuple[str, float], ...] = ()
     pruning: str = ""
+    routes: tuple[tuple[str, AgentDesign], ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("checks", "experts"):  # pairs: a design is a key of caches
-            given = getattr(self, name)
-            object.__setattr__(self, name, tuple(sorted(dict(given).items())))
+        for name in ("checks", "experts", "routes"):  # pairs: a design is a key of caches
+            given = dict(getattr(self, name))
+            object.__setattr__(self, name, tuple((key, given[key]) for key in sorted(given)))
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} {getattr(self, name)!r} is not one of {', '.join(choices)}")
@@ -95,6 +99,15 @@ class AgentDesign:
             raise ValueError(f"greedy_first {self.greedy_first!r} must be true or false, pruning a name")
         if not all(isinstance(name, str) and isinstance(weight, (int, float)) for name, weight in self.experts):
             raise ValueError(f"experts {self.experts!r} must be names with numbers")
+        for kind, design in self.routes:
+            if not kind or not isinstance(design, AgentDesign):
+                raise ValueError(f"route {kind!r} must be a kind of question with a design")
+            if design.routes:
+                raise ValueError(f"route {kind!r} has routes of its own; a kind is recognised once")
+
+    def route(self, kind: str) -> AgentDesign:
+        """How it goes about questions of a kind; without a route for it, as the outer row says."""
+        return dict(self.routes).get(kind) or replace(self, routes=())
 
     @property
     def is_one_attempt(self) -> bool:
@@ -105,7 +118,7 @@ class AgentDesign:
             design.samples == 1
             and design.greedy_first
             and design.calculated == "no"
-            and not (shaped or design.tools == "after")
+            and not (shaped or design.tools == "after" or design.routes)
         )
 
     def canonical(self) -> AgentDesign:
@@ -123,11 +136,16 @@ class AgentDesign:
                 found = replace(found, calculated="no")
             if found.greedy_first or found.temperature == 0:
                 found = replace(found, temperature=0.0, greedy_first=True)
-        return found
+        routes = {kind: design.canonical() for kind, design in self.routes}
+        alone = replace(found, routes=())
+        return replace(found, routes=tuple((kind, each) for kind, each in routes.items() if each != alone))
 
     def to_json(self) -> dict[str, Any]:
-        """What ``agent.json`` holds."""
-        return {"format": FORMAT, **asdict(self), "checks": dict(self.checks), "experts": dict(self.experts)}
+        """What ``agent.json`` holds; routes are named only where there are some."""
+        row = {"format": FORMAT, **asdict(self), "checks": dict(self.checks), "experts": dict(self.experts)}
+        del row["routes"]
+        routes = {kind: design.to_json() for kind, design in self.routes}
+        return row | ({"routes": routes} if routes else {})
 
     @classmethod
     def from_json(cls, value: Any, where: str = DESIGN) -> AgentDesign:
@@ -140,8 +158,15 @@ class AgentDesign:
             raise ArtifactCorrupt(f"{where} is no design of format {FORMAT}: {value!r:.120}")
         if unknown := sorted(set(value) - {"format", *(field.name for field in fields(cls))}):
             raise ArtifactCorrupt(f"{where} has {unknown[0]!r}, which designs do not know")
+        parts = {name: part for name, part in value.items() if name != "format"}
+        if "routes" in parts:
+            if not isinstance(parts["routes"], dict):
+                raise ArtifactCorrupt(f"{where}: routes {parts['routes']!r:.120} must be designs by kind of question")
+            parts["routes"] = {
+                kind: cls.from_json(row, f"{where}, route {kind!r}") for kind, row in parts["routes"].items()
+            }
         try:
-            return cls(**{name: part for name, part in value.items() if name != "format"})
+            return cls(**parts)
         except (TypeError, ValueError) as error:
             raise ArtifactCorrupt(f"{where}: {error}") from error
 

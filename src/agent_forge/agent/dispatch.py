@@ -2,12 +2,13 @@
 
 Paper: Sun, Cetin and Tang 2025, "Transformer²" (arXiv:2501.06252, section 3.2: a first pass that recognises the task,
 by a classifier or by a search over mixing weights on a few examples; a second that answers). The search is the
-cross-entropy method (Rubinstein and Kroese 2004). The classifier is ridge regression on one-hot classes (Hastie,
-Tibshirani and Friedman 2009, section 4.2).
+cross-entropy method (Rubinstein and Kroese 2004). The classifier is linear discriminant analysis (Fisher 1936; Hastie,
+Tibshirani and Friedman 2009, section 4.3).
 
 What we do differently:
 1. The classifier reads the base model's own last layer, averaged over the question: a closed form and a few
-   thousand numbers, where the paper asks the model by a prompt or trains another expert.
+   thousand numbers, where the paper asks the model by a prompt or trains another expert. The spread within classes gets
+   a ridge, because a class may have fewer rows than there are features.
 2. One class is "none of them": ordinary questions are answered by the base.
 3. A mixture is searched for on one half of the examples and judged on the other. Where it is not clearly better there
    than the base, the base is taken.
@@ -23,11 +24,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from agent_forge.agent.belongings import ROUTES
 from agent_forge.data.documents import Document
 from agent_forge.errors import HandoffError
 from agent_forge.evaluation.answer_nats import answer_nats
@@ -106,14 +108,24 @@ class Dispatcher:
             f"{_ROOM}classes": torch.tensor(list(names), dtype=torch.uint8),
         }
 
+    def save(self, folder: Path) -> Path:
+        """Writes it as ``routes.safetensors``: the first pass of a design with routes, apart from any experts."""
+        path = Path(folder) / ROUTES
+        save_file(self.to_tensors(), path)
+        return path
+
     @classmethod
-    def open(cls, folder: Path) -> Dispatcher | None:
+    def open(cls, folder: Path, file: str = EXPERTS) -> Dispatcher | None:
         """The classifier of a checkpoint folder; None where there is none.
+
+        Args:
+            folder: of the checkpoint.
+            file: the one that holds it: that of the experts, or ``routes.safetensors``.
 
         Raises:
             HandoffError: it cannot be read, or its parts do not fit each other.
         """
-        path = Path(folder) / EXPERTS
+        path = Path(folder) / file
         if not path.exists():
             return None
         try:
@@ -122,9 +134,9 @@ class Dispatcher:
                     return None
                 weight, bias = file.get_tensor(f"{_ROOM}weight"), file.get_tensor(f"{_ROOM}bias")
                 classes = bytes(file.get_tensor(f"{_ROOM}classes").tolist()).decode().split("\n")
-        except (SafetensorError, OSError, ValueError) as error:
+        except (SafetensorError, OSError, TypeError, ValueError) as error:
             raise HandoffError(f"{path} has no readable classifier of questions: {error}") from error
-        if BASE not in classes or weight.shape[0] != len(classes) or bias.shape != (len(classes),):
+        if BASE not in classes or weight.shape[:-1] != bias.shape or bias.shape != (len(set(classes)),):
             raise HandoffError(f"{path}: classes {classes} do not fit weights of shape {list(weight.shape)}")
         if not bool(weight.isfinite().all() and bias.isfinite().all()):
             raise HandoffError(f"{path}: the classifier of questions holds values that are not finite")
@@ -132,17 +144,21 @@ class Dispatcher:
 
 
 def fit_dispatcher(features: Mapping[str, Tensor], *, ridge: float = 1.0) -> Dispatcher:
-    """Ridge regression on one-hot classes, every class with the same weight in all.
+    """Linear discriminants: equal priors, one spread within all classes, every class with the same weight in it.
+
+    Regression on one-hot classes would never choose a class that lies between two others (levels of one kind).
 
     Args:
         features: rows of `question_features` by class, `BASE` among them.
-        ridge: penalty in units of one standardised feature of one row of each class.
+        ridge: added to the spread, in units of one standardised feature of one row of each class; above 0.
 
     Raises:
-        ValueError: fewer than two classes, no `BASE`, or a class without rows.
+        ValueError: fewer than two classes, no `BASE`, a class without rows, or no ridge.
     """
     if len(features) < 2 or BASE not in features or any(not len(rows) for rows in features.values()):
         raise ValueError(f"at least two classes with rows are needed, {BASE!r} among them: {list(features)}")
+    if not ridge > 0:
+        raise ValueError(f"a ridge above 0 is needed, got {ridge}")
     classes = tuple(features)
     rows = torch.cat([features[name].double() for name in classes])
     owner = torch.cat([torch.full((len(features[name]),), n) for n, name in enumerate(classes)])
@@ -151,11 +167,14 @@ def fit_dispatcher(features: Mapping[str, Tensor], *, ridge: float = 1.0) -> Dis
     mean = (share[:, None] * rows).sum(0)
     scale = ((share[:, None] * (rows - mean) ** 2).sum(0)).sqrt().clamp(min=1e-6)
     x = (rows - mean) / scale
-    target = F.one_hot(owner, len(classes)).double() - 1.0 / len(classes)
-    gram = x.T @ (share[:, None] * x) + ridge / len(rows) * len(classes) * torch.eye(x.shape[1], dtype=x.dtype)
-    solved = torch.linalg.solve(gram, x.T @ (share[:, None] * target))
+    centres = torch.stack([x[owner == n].mean(0) for n in range(len(classes))])
+    inner = x - centres[owner]
+    spread = inner.T @ (share[:, None] * inner)
+    spread += ridge / len(rows) * len(classes) * torch.eye(x.shape[1], dtype=x.dtype)
+    solved = torch.linalg.solve(spread, centres.T)
     weight = (solved / scale[:, None]).T
-    return Dispatcher(classes, weight.float().contiguous(), (-(weight @ mean)).float())
+    bias = -0.5 * (centres.T * solved).sum(0) - weight @ mean
+    return Dispatcher(classes, weight.float().contiguous(), bias.float())
 
 
 class TwoPass:

@@ -12,8 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -22,6 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from agent_forge.agent.answer_checks import failed_checks, words
 from agent_forge.agent.calls import parse_call
 from agent_forge.agent.design import AgentDesign
+from agent_forge.agent.routes import FirstPass
 from agent_forge.agent.runtime import Message, converse_all
 from agent_forge.agent.toolbox import Toolbox
 from agent_forge.agent.transcript import Transcript
@@ -66,6 +67,8 @@ class Answered:
 
 Memo: TypeAlias = dict[tuple[Any, ...], Attempt]
 """Attempts made before: they are the same whichever design asks for them."""
+Equip: TypeAlias = Callable[[PreTrainedModel, AgentDesign], AbstractContextManager[PreTrainedModel]]
+"""The model with the experts and the pruning of a design without routes, for as long as the block runs."""
 
 
 def answer(
@@ -75,6 +78,8 @@ def answer(
     design: AgentDesign,
     questions: Sequence[str | Sequence[Message]],
     *,
+    first_pass: FirstPass | None = None,
+    equip: Equip | None = None,
     seed: int = 0,
     max_tokens: int = 128,
     memo: Memo | None = None,
@@ -83,12 +88,18 @@ def answer(
 ) -> list[Answered]:
     """Answers each question as the design says.
 
+    A design with routes has each question read once by the first pass, before anything is attempted; then the questions
+    of each kind are answered as their route says. ``num_tokens`` counts what is decoded, so the first pass costs none.
+
     Args:
-        model: in evaluation mode, with the design's experts and pruning; its window and recursion are set here.
+        model: in evaluation mode, with the design's experts and pruning unless ``equip`` puts them on; window and
+            recursion are set here.
         tokenizer: its tokenizer.
         toolbox: its tools; None = it has none.
         design: how to go about it.
         questions: each a question, or a conversation that ends with one.
+        first_pass: tells the kinds of question apart; needed for a design with routes, not asked otherwise.
+        equip: puts the experts and the pruning of each route on.
         seed: of the attempts.
         max_tokens: of the words of each turn.
         memo: filled with every attempt, and asked before one is made; for one model and one ``max_tokens``.
@@ -96,22 +107,59 @@ def answer(
         batch_tokens: tokens in a batch at most.
 
     Raises:
-        ValueError: the design asks for thoughts, a window or recursion, and the model has none.
+        ValueError: the design asks for thoughts, a window or recursion, and the model has none; or it has routes, and
+            there is no first pass.
     """
     design = design.canonical()
     known: Memo = {} if memo is None else memo
-    options = {"seed": seed, "max_tokens": max_tokens, "batch_tokens": batch_tokens}
+    options = {"seed": seed, "max_tokens": max_tokens, "batch_tokens": batch_tokens, "ahead": ahead}
+    found: dict[int, Answered] = {}
+    for route, places in _by_route(design, questions, first_pass).items():
+        with nullcontext(model) if equip is None else equip(model, route) as equipped, _shaped(equipped, route):
+            asked = [questions[n] for n in places]
+            found |= zip(places, _polled(equipped, tokenizer, toolbox, route, asked, known, options), strict=True)
+    return [found[n] for n in range(len(questions))]
+
+
+def _by_route(
+    design: AgentDesign, questions: Sequence[str | Sequence[Message]], first_pass: FirstPass | None
+) -> dict[AgentDesign, list[int]]:
+    """Which questions are answered by which row: the places of each."""
+    if not design.routes:
+        return {design: list(range(len(questions)))}
+    if first_pass is None:
+        raise ValueError("the design has routes, and nothing was given that tells kinds of question apart")
+    found: dict[AgentDesign, list[int]] = defaultdict(list)
+    for n, kind in enumerate(first_pass([_text(question) for question in questions])):
+        found[design.route(kind)].append(n)
+    return found
+
+
+def _polled(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    toolbox: Toolbox | None,
+    design: AgentDesign,
+    questions: Sequence[str | Sequence[Message]],
+    known: Memo,
+    options: Mapping[str, Any],
+) -> list[Answered]:
+    """One row for all of the questions, with the model as the row wants it."""
     polls = [_Poll(design) for _ in questions]
-    with _shaped(model, design):
-        waiting = list(range(len(questions)))
-        while waiting:
-            wanted = [(n, step) for n in waiting for step in polls[n].steps()[:ahead]]
-            keys = {place: _key(design, questions[place[0]], place[1], seed) for place in wanted}
-            _attempt(model, tokenizer, toolbox, design, questions, keys, known, options)
-            for place in wanted:
-                polls[place[0]].take(known[keys[place]])
-            waiting = [n for n in waiting if polls[n].steps()]
+    waiting = list(range(len(questions)))
+    while waiting:
+        wanted = [(n, step) for n in waiting for step in polls[n].steps()[: options["ahead"]]]
+        keys = {place: _key(design, questions[place[0]], place[1], options["seed"]) for place in wanted}
+        _attempt(model, tokenizer, toolbox, design, questions, keys, known, options)
+        for place in wanted:
+            polls[place[0]].take(known[keys[place]])
+        waiting = [n for n in waiting if polls[n].steps()]
     return [poll.outcome() for poll in polls]
+
+
+def _text(question: str | Sequence[Message]) -> str:
+    """What is asked, without what was said before."""
+    return question if isinstance(question, str) else question[-1]["content"]
 
 
 def as_options(design: AgentDesign) -> dict[str, Any]:
@@ -226,10 +274,8 @@ def _attempt(
             seeds=[_seed(questions[n], step[0], options["seed"]) for n, step in places],
         )  # fmt: skip
         for place, transcript in zip(places, found, strict=True):
-            question = questions[place[0]]
-            text = question if isinstance(question, str) else question[-1]["content"]
             vote = " ".join(words(transcript.answer))
-            failed = failed_checks(text, transcript, toolbox if tools else None)
+            failed = failed_checks(_text(questions[place[0]]), transcript, toolbox if tools else None)
             known[keys[place]] = Attempt(transcript, vote, failed)
 
 

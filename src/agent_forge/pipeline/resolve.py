@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from agent_forge.contract import Artifact
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from agent_forge.agent.design import AgentDesign
+    from agent_forge.agent.routes import FirstPass
     from agent_forge.agent.toolbox import Toolbox
     from agent_forge.model.expert_vectors import Expert
 
@@ -123,34 +126,63 @@ def load_design(path: Path) -> AgentDesign | None:
     return None if text is None else AgentDesign.parse(text, f"{path}: {DESIGN}")
 
 
-def load_mixture(path: Path, model: PreTrainedModel, design: AgentDesign) -> Expert | None:
-    """The mixture of experts that a design asks for, or None where it asks for none.
+def load_mixtures(
+    path: Path, model: PreTrainedModel, design: AgentDesign
+) -> dict[tuple[tuple[str, float], ...], Expert | None]:
+    """The mixtures of experts that a design and its routes ask for, by what they ask for; None = the model as it is.
 
     Raises:
         HandoffError: the experts are not there, or cannot be used on this model; the message says which and why.
     """
-    if not design.experts:
-        return None
-    import tempfile
-
+    asked = dict.fromkeys([design.experts, *(route.experts for _, route in design.routes)])
+    if not any(asked):
+        return dict.fromkeys(asked)
     from agent_forge.agent.belongings import EXPERTS
     from agent_forge.model.expert_vectors import load_experts, mixture_of
 
-    with tempfile.TemporaryDirectory() as place:
-        folder = path
-        if not path.is_dir():
-            from agent_forge.phases.compression.attachments import attachments
-
-            folder = Path(place)
-            if EXPERTS in (files := attachments(path)):
-                (folder / EXPERTS).write_bytes(files[EXPERTS])
+    with _beside(path, EXPERTS) as folder:
         usable, skipped = load_experts(folder, model)
-    wanted = dict(design.experts)
-    found = [expert for expert in usable if expert.name in wanted]
-    if missing := sorted(set(wanted) - {expert.name for expert in found}):
+    names = {expert.name for expert in usable}
+    if missing := sorted({name for wanted in asked for name, _ in wanted} - names):
         why = skipped.get(missing[0], "it is not among its experts")
         raise HandoffError(f"the design of {path} asks for the expert {missing[0]}: {why}; --no-design does without")
-    return mixture_of(found, wanted)
+    return {
+        wanted: mixture_of([each for each in usable if each.name in dict(wanted)], dict(wanted)) for wanted in asked
+    }
+
+
+def load_first_pass(
+    path: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, design: AgentDesign
+) -> FirstPass | None:
+    """What tells kinds of question apart for a design with routes; None for one without.
+
+    Raises:
+        HandoffError: the classifier is not there, cannot be read, or does not fit.
+    """
+    from agent_forge.agent.belongings import ROUTES
+    from agent_forge.agent.routes import open_first_pass
+
+    if not design.routes:
+        return None
+    with _beside(path, ROUTES) as folder:
+        try:
+            return open_first_pass(folder, model, tokenizer, design)
+        except HandoffError as error:
+            raise HandoffError(f"{path}: {error}; --no-design does without") from error
+
+
+@contextmanager
+def _beside(path: Path, name: str) -> Iterator[Path]:
+    """A folder with a belonging of a checkpoint folder or a `.forge` file, if it has it."""
+    if path.is_dir():
+        yield path
+        return
+    from agent_forge.phases.compression.attachments import attachments
+
+    with TemporaryDirectory() as place:
+        if name in (files := attachments(path)):
+            (Path(place) / name).write_bytes(files[name])
+        yield Path(place)
 
 
 def load_toolbox(path: Path, **options: Any) -> Toolbox | None:

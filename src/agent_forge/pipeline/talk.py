@@ -13,6 +13,7 @@ from agent_forge.errors import ConfigError
 if TYPE_CHECKING:
     from agent_forge.agent.design import AgentDesign
     from agent_forge.agent.retrieval import Retriever
+    from agent_forge.agent.routes import FirstPass
     from agent_forge.agent.runtime import Piece
     from agent_forge.agent.toolbox import Toolbox
     from agent_forge.agent.transcript import Transcript, Turn
@@ -30,7 +31,8 @@ class Talk:
         options: of the decoding, as `agent_forge.agent.runtime.stream` takes them.
         toolbox: what it may call; None: nothing.
         design: how it goes about a question; None: one attempt, with the options.
-        mixture: of experts that the design asks for.
+        first_pass: tells kinds of question apart, for a design with routes.
+        mixtures: of experts that the design and its routes ask for.
         retriever: its best passages are put before each question, for an agent without a retrieval tool of its own.
         memory: the conversation so far.
     """
@@ -40,7 +42,8 @@ class Talk:
     options: Mapping[str, Any] = field(default_factory=dict)
     toolbox: Toolbox | None = None
     design: AgentDesign | None = None
-    mixture: Expert | None = None
+    first_pass: FirstPass | None = None
+    mixtures: Mapping[tuple[tuple[str, float], ...], Expert | None] = field(default_factory=dict)
     retriever: Retriever | None = None
     memory: list[dict[str, str]] = field(default_factory=list)
 
@@ -74,7 +77,14 @@ class Talk:
         """
         from agent_forge.agent.embeddings import embedder
         from agent_forge.agent.retrieval import MODES, Retriever
-        from agent_forge.pipeline.resolve import load_design, load_mixture, load_reference, load_toolbox, resolve_model
+        from agent_forge.pipeline.resolve import (
+            load_design,
+            load_first_pass,
+            load_mixtures,
+            load_reference,
+            load_toolbox,
+            resolve_model,
+        )
         from agent_forge.pipeline.tool_audit import audit_for
 
         mode = next((known for known in MODES if known == retrieval), None)
@@ -88,7 +98,8 @@ class Talk:
             talk.toolbox = load_toolbox(path, folder=folder, embed=embed, audit=audit_for(reference, home, path))
         talk.design = load_design(path) if designed else None
         if talk.design is not None:
-            talk.mixture = load_mixture(path, model, talk.design)
+            talk.mixtures = load_mixtures(path, model, talk.design)
+            talk.first_pass = load_first_pass(path, model, tokenizer, talk.design)
         if folder is not None and not any(tool.kind == "retrieve" for tool in talk.tools()):
             talk.retriever = Retriever.of_folder(folder, mode, embed)
         return talk
@@ -123,13 +134,16 @@ class Talk:
             found = self.retriever.find(question, _PASSAGES)
             asked = "\n".join([*(passage.text for passage, _ in found), question])
         messages = [*self.memory, {"role": "user", "content": asked}]
-        yield from self._answer(messages, transcript)
+        yield from self._answer(question, messages, transcript)
         if remember:
             self.memory.append({"role": "user", "content": question})
             self.memory.append({"role": "assistant", "content": transcript.answer})
 
-    def _answer(self, messages: Sequence[Mapping[str, str]], transcript: Transcript) -> Iterator[Piece | Turn]:
-        """One attempt is shown while it is made; of several, the one that won, afterwards."""
+    def _answer(
+        self, question: str, messages: Sequence[Mapping[str, str]], transcript: Transcript
+    ) -> Iterator[Piece | Turn]:
+        """One attempt is shown while it is made; of several, the one that won, afterwards. The kind of question is told
+        by its own words, without passages."""
         from agent_forge.agent.interpreter import answer, as_options
         from agent_forge.agent.runtime import stream
 
@@ -137,7 +151,9 @@ class Talk:
         if design is None:
             yield from stream(self.model, self.tokenizer, self.toolbox, messages, transcript, **self.options)
             return
-        with self._equipped():
+        if self.first_pass is not None:
+            design = design.route(self.first_pass([question])[0])
+        with self._equipped(design):
             if design.is_one_attempt:
                 tools = None if design.tools == "never" else self.toolbox
                 options = {**self.options, **as_options(design)}
@@ -149,10 +165,11 @@ class Talk:
         transcript.stopped, transcript.num_tokens = won.transcript.stopped, won.num_tokens
         yield from won.transcript.turns
 
-    def _equipped(self) -> AbstractContextManager[None]:
-        """The model with the experts of its design."""
-        if self.mixture is None:
+    def _equipped(self, design: AgentDesign) -> AbstractContextManager[None]:
+        """The model with the experts of a design."""
+        mixture = self.mixtures.get(design.experts)
+        if mixture is None:
             return nullcontext()
         from agent_forge.model.expert_vectors import applied
 
-        return applied(self.model, self.mixture)
+        return applied(self.model, mixture)

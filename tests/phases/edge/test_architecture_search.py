@@ -15,7 +15,8 @@ from agent_forge.agent.transcript import Transcript, Turn
 from agent_forge.data.documents import Document
 from agent_forge.data.tokenizer import add_thoughts, train_tokenizer
 from agent_forge.errors import Interrupted
-from agent_forge.phases.edge.architecture_search import Questions, search_design
+from agent_forge.phases.edge.architecture_search import search_design
+from agent_forge.phases.edge.design_ledger import Questions
 from agent_forge.phases.edge.design_questions import Problem, draw, mixed, sources, with_head_room
 from agent_forge.phases.edge.design_space import DesignSpace, hand_written
 from agent_forge.phases.edge.design_trial import Bench, Trial
@@ -55,6 +56,38 @@ def test_equal_seeds_give_equal_generations():
         next(generations(np.full(4, 3), [], sum, population=3, seed=0))
     with pytest.raises(ValueError, match="range"):
         next(generations(np.full(4, 3), [np.array([0, 0, 0, 3])], sum, population=6, seed=0))
+
+
+def test_blocks_are_exchanged_whole_and_never_tried_twice():
+    """Two blocks of three genes: what was best of each is given, and no block is asked that was asked before."""
+    asked, seen = [], (set(), set())
+
+    def objectives(genotype):
+        asked.append(tuple(genotype))
+        for block in (0, 1):
+            seen[block].add(tuple(genotype[3 * block : 3 * block + 3]))
+        return (float(genotype.sum()),)
+
+    def given():
+        return np.array([min(seen[0], key=sum), min(seen[1], key=sum)]).ravel()
+
+    starts = [np.array([4, 4, 4, 0, 0, 0]), np.array([0, 0, 0, 4, 4, 4])]
+    steps = generations(
+        np.full(6, 5), starts, objectives, population=4, offspring=2, blocks=2, seed=0, given=given,
+        was_tried=lambda block, genes: tuple(genes) in seen[block],
+    )  # fmt: skip
+    next(steps)
+    assert (0,) * 6 not in asked
+    next(steps)
+    assert (0,) * 6 in asked  # the two best blocks together
+    for _ in range(6):
+        next(steps)
+    children = [each for each in asked[5:] if any(each)]  # the first of all is asked twice, to count the objectives
+    for block in (slice(0, 3), slice(3, 6)):
+        assert len({each[block] for each in children}) == len(children)
+    for blocks in (0, 4):
+        with pytest.raises(ValueError, match="equal blocks"):
+            next(generations(np.full(6, 5), starts, objectives, population=4, seed=0, blocks=blocks))
 
 
 @settings(max_examples=50, deadline=None)
@@ -116,7 +149,7 @@ def test_the_verdict_adds_up(searched, agent):
     assert again.accuracy == found.measured["test_accuracy"]
     assert again.mean_tokens == found.measured["test_tokens"]
     assert found.page["design"] == found.design.to_json()
-    assert {"searched", "hand_written", "random"} == set(found.trials)
+    assert {"searched", "hand_written", "habit", "random"} == set(found.trials)
     values = [(1 - row["accuracy"], row["tokens"]) for row in found.front]
     assert non_dominated(np.array(values)) == list(range(len(values)))
     assert [AgentDesign.from_json(row["design"]).to_json() for row in found.front] == [r["design"] for r in found.front]
@@ -217,7 +250,7 @@ def test_options_of_the_caller_enter_the_genotype(agent):
     space = space_of(agent, prunings=("", "half"), experts=({}, {"sums": 0.5}))
     found = search_design(
         bench(agent, equip=Equipped, size_of=lambda design: sizes[design.pruning]),
-        Questions(MIXED, (), MIXED), space, evaluations=32, population=16, seed=2, control=False,
+        Questions(MIXED, (), MIXED), space, evaluations=32, population=16, seed=4, controls=(),
     )  # fmt: skip
     assert {pruning for pruning, _ in used} == set(sizes)
     assert {experts for _, experts in used} == {(), (("sums", 0.5),)}
@@ -228,7 +261,7 @@ def test_options_of_the_caller_enter_the_genotype(agent):
 def test_a_bound_on_tokens_is_kept(agent):
     found = search_design(
         bench(agent), Questions(MIXED, (), MIXED), space_of(agent), evaluations=11, population=6,
-        max_mean_tokens=14, control=False, seed=3,
+        max_mean_tokens=14, controls=(), seed=3,
     )  # fmt: skip
     assert found.measured["test_tokens"] <= 14
 

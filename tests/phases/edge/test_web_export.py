@@ -107,6 +107,8 @@ def test_a_design_is_carried_out_as_far_as_a_page_can_and_the_rest_is_named(tmp_
     AgentDesign(think="on", thought_budget=7, max_calls=2).save(tmp_path)
     assert left_out(tmp_path) == []
     assert options_of(AgentDesign.load(tmp_path)) == {"maxTokens": 200, "maxCalls": 2, "budget": 7, "think": True}
+    AgentDesign(routes={"sum": AgentDesign(think="off")}).save(tmp_path)
+    assert left_out(tmp_path) == ["routes"]
     AgentDesign(samples=5, temperature=0.7, tools="after").save(tmp_path)
     (tmp_path / "experts.safetensors").touch()
     assert left_out(tmp_path) == ["samples", "temperature", "tools after", "experts"]

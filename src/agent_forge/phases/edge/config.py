@@ -67,7 +67,11 @@ class DesignConfig(_Model):
     evaluations: int = Field(
         default=40,
         ge=0,
-        description="Designs that are tried, seven by hand included; the control tries as many; 0 = none.",
+        description="Designs that are tried, those by hand (8) included; the control tries as many; 0 = none.",
+    )
+    routes: bool = Field(
+        default=True,
+        description="Whether a design may go about kinds of question differently, by one reading first.",
     )
     population: int = Field(default=16, ge=4, description="Designs in a generation of NSGA-II.")
     probe_questions: int = Field(

@@ -62,7 +62,7 @@ def sources(
     *,
     world: int,
     seed: int = 0,
-    thought_levels: Sequence[int] = (3, 4),
+    thought_levels: Sequence[int] = (3, 4, 5),
     tool_levels: Sequence[int] = (2, 4, 5),
 ) -> dict[str, Source]:
     """Family → its questions, different ones, in one order for each split.

@@ -1,14 +1,15 @@
-"""Which designs are searched: the values of each gene, and seven designs written by hand.
+"""Which designs are searched: the values of each gene, and designs written by hand.
 
-The seven are what the literature offers, the strongest parts of the language among them: the search has to beat
-the best of them, so none is left weak on purpose.
+Seven of those are what the literature offers, the strongest parts of the language among them: the search has to beat
+the best of them, so none is left weak on purpose. With routes there is an eighth: what an engineer would guess for each
+kind of question before any is asked.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -19,18 +20,22 @@ from agent_forge.agent.thought_calculator import calculator_of
 from agent_forge.agent.toolbox import Toolbox
 from agent_forge.data.tokenizer import has_thoughts
 
+Nature: TypeAlias = Literal["thought", "call", "neither"]
+"""What a kind of question needs: a worked thought, a tool, or plain words."""
 _CHECK = "check "
 
 
 @dataclass(frozen=True)
 class DesignSpace:
-    """Genes and their values; a genotype is an index into each.
+    """Genes and their values; a genotype is an index into each, one block of all genes for each route.
 
     Attributes:
         genes: name → values; names of checks begin with ``check``.
+        kinds: kind of question → its nature; each may have a route. None: one block, designs without routes.
     """
 
     genes: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    kinds: Mapping[str, Nature] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -73,24 +78,59 @@ class DesignSpace:
         }
         return cls(genes | {f"{_CHECK}{name}": ("", "doubt", "reject") for name in CHECKS})
 
+    def routed(self, kinds: Mapping[str, Nature]) -> DesignSpace:
+        """The same genes, once for each kind of question."""
+        return replace(self, kinds=dict(kinds))
+
+    @property
+    def blocks(self) -> int:
+        """Rows of genes in a genotype: one for each route, or one."""
+        return max(1, len(self.kinds))
+
     @property
     def sizes(self) -> np.ndarray:
-        """[genes] number of values of each."""
-        return np.array([len(values) for values in self.genes.values()])
+        """[blocks × genes] number of values of each."""
+        return np.tile(np.array([len(values) for values in self.genes.values()]), self.blocks)
 
     @property
     def num_designs(self) -> int:
         """Genotypes of the space; several may behave equally."""
         return int(np.prod(self.sizes.astype(object)))
 
+    @property
+    def habit(self) -> AgentDesign:
+        """One greedy attempt, as the agent comes, within the largest bounds of the space."""
+        habit = AgentDesign(thought_budget=max(self.genes["thought_budget"]), max_calls=max(self.genes["max_calls"]))
+        return self.row(self._genes_of(habit))
+
     def design(self, genotype: Sequence[int] | np.ndarray) -> AgentDesign:
         """The design of a genotype, canonical."""
-        values = {name: options[int(n)] for (name, options), n in zip(self.genes.items(), genotype, strict=True)}
+        width = len(self.genes)
+        rows = [self.row(genotype[block * width : (block + 1) * width]) for block in range(self.blocks)]
+        return self.composed(dict(zip(self.kinds, rows, strict=True))) if self.kinds else rows[0]
+
+    def row(self, genes: Sequence[int] | np.ndarray) -> AgentDesign:
+        """The design of one block: without routes, canonical."""
+        values = {name: options[int(n)] for (name, options), n in zip(self.genes.items(), genes, strict=True)}
         checks = {name.removeprefix(_CHECK): values.pop(name) for name in list(values) if name.startswith(_CHECK)}
         return AgentDesign(**values, checks=tuple((name, found) for name, found in checks.items() if found)).canonical()
 
+    def composed(self, rows: Mapping[str, AgentDesign]) -> AgentDesign:
+        """The design with these rows as routes; one without routes where all are alike.
+
+        What is of none of the kinds was not measured: the outer row is the habit.
+        """
+        first = next(iter(rows.values()))
+        if all(row == first for row in rows.values()):
+            return first
+        return replace(self.habit, routes=tuple(rows.items())).canonical()
+
     def genotype(self, design: AgentDesign) -> np.ndarray:
         """A genotype of a design; a value that the space does not have becomes the nearest, or the first."""
+        return np.concatenate([self._genes_of(design.route(kind)) for kind in self.kinds or ("",)])
+
+    def _genes_of(self, design: AgentDesign) -> np.ndarray:
+        """One block."""
         checks = dict(design.checks)
         found = []
         for name, options in self.genes.items():
@@ -110,7 +150,10 @@ class DesignSpace:
 
 
 def hand_written(space: DesignSpace) -> dict[str, AgentDesign]:
-    """Seven designs by name, as far as the space allows them; equal ones are given once."""
+    """Seven designs by name, alike for all questions, and one routed by nature; as far as the space allows them.
+
+    Equal ones are given once.
+    """
     most, budget = max(space.genes["samples"]), max(space.genes["thought_budget"])
     calls = max(space.genes["max_calls"])
     common: dict[str, Any] = {"thought_budget": budget, "max_calls": calls}
@@ -125,7 +168,20 @@ def hand_written(space: DesignSpace) -> dict[str, AgentDesign]:
         "verified": AgentDesign(checks=every, enough=1.0, **several),
         "everything": AgentDesign(checks=every, enough=1.0, calculated="yes", **several),
     }
+    if space.kinds:
+        guess = {"thought": "calculated thought", "call": "verified", "neither": "direct"}
+        routes = {
+            kind: replace(made[guess[nature]], experts=_named(space, kind)) for kind, nature in space.kinds.items()
+        }
+        made["routed"] = replace(made["habit"], routes=tuple(routes.items()))
     found: dict[AgentDesign, str] = {}
     for name, design in made.items():
         found.setdefault(space.design(space.genotype(design)), name)
     return {name: design for design, name in found.items()}
+
+
+def _named(space: DesignSpace, kind: str) -> tuple[tuple[str, float], ...]:
+    """The expert that has the name of a kind (``thoughts/view`` for ``view 4``), if the space offers it; else none."""
+    strategy = kind.split(",")[0].rpartition(" ")[0]
+    offered = [mixture for mixture in space.genes["experts"] if len(mixture) == 1]
+    return next((mixture for mixture in offered if mixture[0][0].rpartition("/")[2] == strategy), ())

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from agent_forge.agent.design import AgentDesign
-from agent_forge.agent.interpreter import Memo, answer
+from agent_forge.agent.interpreter import Equip, Memo, answer
+from agent_forge.agent.routes import FirstPass
 from agent_forge.agent.toolbox import Toolbox
+from agent_forge.model.expert_vectors import Basis, Expert, applied, mixture_of
 from agent_forge.phases.edge.design_questions import Problem
-
-Equip: TypeAlias = Callable[[PreTrainedModel, AgentDesign], AbstractContextManager[PreTrainedModel]]
-"""The model with a design's experts and pruning, for as long as the block runs."""
-
 
 _EARLY_MARGIN = 0.15
 
@@ -71,8 +69,10 @@ class Bench:
         seed: of the attempts.
         max_tokens: of the words of a turn.
         equip: puts a design's experts and pruning on; None = every design has the model as it is.
+        first_pass: tells kinds of question apart; None = designs have no routes.
         size_of: bytes of the model that a design asks for; None = equal for all.
         memo: attempts so far.
+        kinds: kinds of question so far.
     """
 
     model: PreTrainedModel
@@ -81,8 +81,22 @@ class Bench:
     seed: int = 0
     max_tokens: int = 40
     equip: Equip | None = None
+    first_pass: FirstPass | None = None
     size_of: Callable[[AgentDesign], float] | None = None
     memo: Memo = field(default_factory=dict, repr=False)
+    kinds: dict[str, str] = field(default_factory=dict, repr=False)
+
+    def recognised(self, questions: Sequence[str]) -> list[str]:
+        """The first pass over questions, each read once in all.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self.first_pass is None:
+            raise ValueError("nothing was given that tells kinds of question apart")
+        if fresh := [asked for asked in dict.fromkeys(questions) if asked not in self.kinds]:
+            self.kinds |= zip(fresh, self.first_pass(fresh), strict=True)
+        return [self.kinds[asked] for asked in questions]
 
     def measure(self, design: AgentDesign, problems: Sequence[Problem], *, ahead: int = 4) -> Trial:
         """Asks all of the questions.
@@ -90,12 +104,11 @@ class Bench:
         Raises:
             ValueError, RuntimeError: the design cannot be carried out.
         """
-        equipped = nullcontext(self.model) if self.equip is None else self.equip(self.model, design)
-        with equipped as model:
-            found = answer(
-                model, self.tokenizer, self.toolbox, design, [problem.ask for problem in problems],
-                seed=self.seed, max_tokens=self.max_tokens, memo=self.memo, ahead=ahead,
-            )  # fmt: skip
+        found = answer(
+            self.model, self.tokenizer, self.toolbox, design, [problem.ask for problem in problems],
+            first_pass=self.recognised, equip=self.equip, seed=self.seed, max_tokens=self.max_tokens, memo=self.memo,
+            ahead=ahead,
+        )  # fmt: skip
         right = tuple(problem.is_right(each.transcript) for problem, each in zip(problems, found, strict=True))
         size = 0.0 if self.size_of is None else self.size_of(design)
         return Trial(right, tuple(each.num_tokens for each in found), sum(each.is_blank for each in found), size)
@@ -115,3 +128,20 @@ class Bench:
             return self.measure(design, problems)
         except (ValueError, RuntimeError) as error:
             return Trial((), (), failed=f"{type(error).__name__}: {error}")
+
+
+def with_experts(experts: Sequence[Expert], basis: Basis | None = None) -> Equip:
+    """Puts on the experts that a design names, as long as it runs.
+
+    Args:
+        experts: all there are.
+        basis: of the model; None = computed once.
+    """
+
+    @contextmanager
+    def equip(model: PreTrainedModel, design: AgentDesign) -> Iterator[PreTrainedModel]:
+        mixture = mixture_of(experts, dict(design.experts))
+        with nullcontext() if mixture is None else applied(model, mixture, basis):
+            yield model
+
+    return equip

@@ -58,16 +58,15 @@ class Edge:
         base = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
         experts = _train(config, course, model, tokenizer, corpus)
         known = Known(corpus, toolbox, source.facts.get("practice"))
-        searched, design_page = search(config.design, course, model, tokenizer, known, experts)
+        designed = search(config.design, course, model, tokenizer, known, experts)
         facts = self._facts(config, source, context.seed, pruned, experts)
         folder = _write(model, tokenizer, toolbox, experts, context.scratch / "agent", facts)
-        if searched is not None:
-            searched.design.save(folder)
+        designed.save(folder)
         agent, _ = load_model(folder)
         agent.to(context.device)  # type: ignore[arg-type]
         after = judgement.figures(agent, "test") if pruned.cuts else before
         measured = {**changes(before, after), "edge/bits_per_byte": after["bits_per_byte"], **experts.measured}
-        measured |= {} if searched is None else {f"edge/design/{k}": v for k, v in searched.measured.items()}
+        measured |= {f"edge/design/{name}": value for name, value in designed.measured.items()}
         measured["edge/base_unchanged"] = float(_equal(base, agent.state_dict()))
         if ternary_linears(agent):
             measured["edge/exactly_ternary"] = float(is_exactly_ternary(folder))
@@ -78,7 +77,7 @@ class Edge:
         page = {
             "pruning": pruned.to_json(),
             "experts": experts.page,
-            "design": design_page,
+            "design": designed.page,
             "fit": fit,
             "before": before,
             "after": after,

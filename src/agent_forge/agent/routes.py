@@ -1,0 +1,60 @@
+"""The first pass of a design with routes: each question is read once, and its kind decides which row answers it.
+
+It is the classifier of `agent_forge.agent.dispatch`, on the model as it is: without experts, with its own window and
+depth. A question that is of no kind with a route is answered as the design's outer row says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from agent_forge.agent.belongings import ROUTES
+from agent_forge.agent.design import AgentDesign
+from agent_forge.agent.dispatch import BASE, Dispatcher, question_features
+from agent_forge.errors import HandoffError
+
+FirstPass: TypeAlias = Callable[[Sequence[str]], list[str]]
+"""The kind of each question; `agent_forge.agent.dispatch.BASE` for one of no kind."""
+
+
+def first_pass(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dispatcher: Dispatcher) -> FirstPass:
+    """A classifier with the model that it reads with."""
+
+    def recognise(questions: Sequence[str]) -> list[str]:
+        return dispatcher.choose(question_features(model, tokenizer, questions)) if questions else []
+
+    return recognise
+
+
+def open_first_pass(
+    folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, design: AgentDesign
+) -> FirstPass | None:
+    """What a design needs to tell kinds of question apart, from the files beside the weights.
+
+    Args:
+        folder: with ``routes.safetensors``.
+        model, tokenizer: the agent, without experts.
+        design: its design.
+
+    Returns:
+        None for a design without routes.
+
+    Raises:
+        HandoffError: the classifier is not there, cannot be read, or fits neither the model nor the routes.
+    """
+    if not design.routes:
+        return None
+    dispatcher = Dispatcher.open(folder, ROUTES)
+    if dispatcher is None:
+        raise HandoffError(f"the design has routes, and {ROUTES} with the classifier of questions is not beside it")
+    width = int(model.get_input_embeddings().weight.shape[1])
+    if dispatcher.weight.shape[1] != width:
+        raise HandoffError(f"{ROUTES} reads {dispatcher.weight.shape[1]} features, and this model has {width}")
+    known = [name for name in dispatcher.classes if name != BASE]
+    if unknown := [kind for kind, _ in design.routes if kind not in known]:
+        raise HandoffError(f"the design has a route for {unknown[0]!r}, a kind that {ROUTES} does not know: {known}")
+    return first_pass(model, tokenizer, dispatcher)
