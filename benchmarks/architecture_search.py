@@ -14,9 +14,9 @@ finalists on the same further ones, all of the selection split:
 - composed: the choice by kind that the search ends with, among the designs by hand alone: what evolution adds to it.
 
 All of them and all designs by hand (seven alike for every kind, and one routed by what an engineer would guess) are
-asked the test split: the best by hand there is what the search has to beat. Prints a JSON row for each seed, and one for all
-questions of all seeds together: differences in accuracy with 95% intervals of a paired bootstrap over questions.
-Processor seconds are of one thread.
+asked the test split: the best by hand there is what the search has to beat. Prints a JSON row for each seed, and one
+for all questions of all seeds together: differences in accuracy with 95% intervals of a paired bootstrap over
+questions. Processor seconds are of one thread.
 """
 
 from __future__ import annotations

@@ -227,4 +227,7 @@ def test_phase_7_shows_cuts_experts_and_design():
     assert found["skipped"] == {"heads": "none"}
     assert found["design"]["said"] == "think on"
     assert [row["name"] for row in found["design"]["rows"]] == ["chosen", "one greedy attempt"]
+    routed = {"think": "on", "calculated": "no", "routes": {"sum 3": {"think": "on", "calculated": "yes", "format": 1}}}
+    found = edge_tables({"design": {"design": routed}})
+    assert found["design"]["said"] == "think on, calculated no; for sum 3: calculated yes"
     assert edge_tables({})["design"] == {"rows": [], "said": "", "skipped": ""}

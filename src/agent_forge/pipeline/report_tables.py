@@ -94,11 +94,16 @@ def _design(page: Mapping[str, Any]) -> dict[str, Any]:
         for key, name in names.items()
         if f"{key}test_accuracy" in measured
     ]
-    parts = page.get("design") or {}
-    said = ", ".join(
-        f"{name} {value}" for name, value in parts.items() if value not in (None, "", {}) and name != "format"
-    )
-    return {"rows": rows, "said": said, "skipped": page.get("skipped") or ""}
+    outer = page.get("design") or {}
+    said = [_said({name: value for name, value in outer.items() if value not in (None, "", {})})]
+    for kind, row in (outer.get("routes") or {}).items():
+        said.append(f"for {kind}: " + _said({name: value for name, value in row.items() if value != outer.get(name)}))
+    return {"rows": rows, "said": "; ".join(said), "skipped": page.get("skipped") or ""}
+
+
+def _said(parts: Mapping[str, Any]) -> str:
+    """A row of a design in words."""
+    return ", ".join(f"{name} {value}" for name, value in parts.items() if name not in ("format", "routes"))
 
 
 def _counted(cuts: Sequence[Mapping[str, Any]]) -> dict[str, int]:

@@ -250,7 +250,7 @@ def test_options_of_the_caller_enter_the_genotype(agent):
     space = space_of(agent, prunings=("", "half"), experts=({}, {"sums": 0.5}))
     found = search_design(
         bench(agent, equip=Equipped, size_of=lambda design: sizes[design.pruning]),
-        Questions(MIXED, (), MIXED), space, evaluations=32, population=16, seed=4, controls=(),
+        Questions(MIXED, (), MIXED), space, evaluations=32, population=16, seed=5, controls=(),
     )  # fmt: skip
     assert {pruning for pruning, _ in used} == set(sizes)
     assert {experts for _, experts in used} == {(), (("sums", 0.5),)}

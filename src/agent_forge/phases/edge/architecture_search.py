@@ -92,9 +92,7 @@ def search_design(
     ledger = Ledger(bench, questions, space, screen, restored, save, progress)
     search = _Search(ledger, evaluations, finalists, max_mean_tokens, seed)
     if evaluations < (least := len(ledger.by_hand) + (2 if space.kinds else 0)):
-        raise ValueError(
-            f"{evaluations} evaluations are fewer than the {least} of designs by hand and the choice"
-        )
+        raise ValueError(f"{evaluations} evaluations are fewer than the {least} of designs by hand and the choice")
     best = ledger.begin()
     share = ledger.known(best).accuracy
     if not HEAD_ROOM[0] <= share <= HEAD_ROOM[1]:

@@ -83,7 +83,18 @@ def search(
     seed = course.context.seed
     equip = with_experts(experts.experts, experts.basis)
     bench = Bench(model, tokenizer, known.toolbox, seed=seed, max_tokens=config.answer_tokens, equip=equip)
+    space = DesignSpace.of(
+        tokenizer, known.toolbox, max_samples=config.max_samples,
+        experts=({}, *({expert.name: 1.0} for expert in experts.experts)),
+    )  # fmt: skip
     every = sources(known.practice, known.toolbox, world=known.corpus.world(seed), seed=seed)
+    return search_among(config, course, bench, space, every, known.corpus)
+
+
+def search_among(
+    config: DesignConfig, course: Course, bench: Bench, space: DesignSpace, every: Mapping[str, Source], corpus: Corpus
+) -> Designed:
+    """`search` for given families of questions; the first pass is set on ``bench``."""
     families, shares = with_head_room(
         every, lambda problems: bench.measure(AgentDesign(), problems).right, config.probe_questions
     )
@@ -94,15 +105,11 @@ def search(
     asked = Questions(
         choosing[: config.questions], choosing[config.questions :], mixed(families, "test", config.test_questions)
     )
-    space = DesignSpace.of(
-        tokenizer, known.toolbox, max_samples=config.max_samples,
-        experts=({}, *({expert.name: 1.0} for expert in experts.experts)),
-    )  # fmt: skip
-    kinds, said = routes(config, bench, every, list(families), len(choosing), known.corpus)
+    kinds, said = routes(config, bench, every, list(families), len(choosing), corpus)
     searched = search_design(
         bench, asked, space if kinds is None else space.routed(kinds.natures), evaluations=config.evaluations,
         population=config.population, controls=("random",) if config.control else (), all_hand_written=False,
-        max_mean_tokens=config.max_mean_tokens, seed=seed, restored=course.states.get("design"),
+        max_mean_tokens=config.max_mean_tokens, seed=course.context.seed, restored=course.states.get("design"),
         save=lambda state, count: course.keep("design", dict(state)), progress=course.context.progress,
     )  # fmt: skip
     measured = dict(searched.measured)
