@@ -22,6 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from agent_forge.data.corpora import Corpus
 from agent_forge.data.documents import Document, Split
+from agent_forge.data.synthetic_world import TOOLS
 from agent_forge.data.tokenizer import encode_documents, has_thoughts, start_ids
 
 _LOGITS_BYTES = 256 << 20  # fp32 logits of one batch; the head's output is the largest tensor of an evaluation
@@ -153,7 +154,7 @@ def ordinary_bits_per_byte(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, corpus: Corpus, split: Split, max_documents: int
 ) -> float:
     """Bits per byte of ordinary text, mean over the domains; calls of tools are no ordinary text."""
-    domains = [name for name in corpus.domains if name != "tools"] or corpus.domains
+    domains = [name for name in corpus.domains if name != TOOLS] or corpus.domains
     return mean_bits_per_byte(score_domains(model, tokenizer, corpus, split, max_documents, domains=domains))
 
 
