@@ -7,10 +7,10 @@ The task of Power et al. 2022 (arXiv:2201.02177): ``a + b =`` over all pairs mod
 full knowledge of the rest is generalisation that comes long after training accuracy is perfect. The setting is that
 of Lee et al. 2024 (Grokfast, arXiv:2405.20233, section 4.1): a small transformer, AdamW, batches of 512; λ and α of
 the filter as given. Token embeddings begin at the standard deviation 1 of that paper's code: with the 0.02 of
-language models this network understands at once, and there is nothing to make faster. Same seed, same split, same order of batches in every arm. A row is one run: the first step at
-which 95% of the validation half is right (or none, and then the run counts as ``--steps``); the figure is the median
-over seeds of steps with the filter over steps without. ``--ternary`` runs the body through the straight-through
-estimator, as phase 5 does.
+language models this network understands at once, and there is nothing to make faster. Same seed, same split, same
+order of batches in every arm. A row is one run: the first step at which 95% of the validation half is right (or none,
+and then the run counts as ``--steps``); the figure is the median over seeds of steps with the filter over steps
+without. ``--ternary`` runs the body through the straight-through estimator, as phase 5 does.
 """
 
 from __future__ import annotations
