@@ -21,6 +21,8 @@ GATES = {
     "quietstar/gain_over_off", "quietstar/sure_gain_over_off", "quietstar/sure_gain_over_shuffled",
     "quietstar/sure_gain_over_filler", "quietstar/coherence", "quietstar/valid_thoughts_fraction",
     "quietstar/bits_per_byte_ratio", "quietstar/policy_failed",
+    "quietstar/hardest_tokens_gain_over_off", "quietstar/sure_hardest_tokens_gain_over_off",
+    "quietstar/hardest_tokens_gain_over_filler", "quietstar/sure_hardest_tokens_gain_over_filler",
 }  # fmt: skip
 
 

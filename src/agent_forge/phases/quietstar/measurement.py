@@ -10,6 +10,7 @@ import numpy as np
 from agent_forge.data.documents import Task
 from agent_forge.evaluation.statistics import paired_bootstrap
 from agent_forge.phases.quietstar.controls import Controls
+from agent_forge.phases.quietstar.hardest_tokens import hardest, relative_gain
 
 CONTROLS = ("off", "shuffled", "filler")
 SHOWN = 12
@@ -43,6 +44,29 @@ def figures(found: Controls) -> dict[str, float]:
     if whole.std() > 0 and found.own.std() > 0:
         measured["quietstar/coherence_correctness_correlation"] = float(np.corrcoef(whole, found.own)[0, 1])
     return measured
+
+
+def hardest_figures(found: Controls, given: np.ndarray) -> dict[str, float]:
+    """Nats of the right answers' tokens by condition, and what thoughts gain on the hardest of them.
+
+    Args:
+        found: of `run_controls`.
+        given: [M] nats of the same tokens under the model as it came, without a thought: they say which are hardest.
+    """
+    chosen = hardest(given)
+    measured = {"quietstar/hardest_tokens": float(chosen.sum()), "quietstar/hardest_nats_before": _mean(given[chosen])}
+    for name in ("own", *CONTROLS):
+        measured[f"quietstar/answer_nats_{name}"] = _mean(found.nats[name])
+        measured[f"quietstar/hardest_nats_{name}"] = _mean(found.nats[name][chosen])
+    for name in CONTROLS:
+        gain = relative_gain(found.nats["own"][chosen], found.nats[name][chosen], found.questions[chosen])
+        measured[f"quietstar/hardest_tokens_gain_over_{name}"] = gain.difference
+        measured[f"quietstar/sure_hardest_tokens_gain_over_{name}"] = gain.low
+    return measured
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean())
 
 
 def report_page(tasks: Sequence[Task], found: Controls, measured: dict[str, float], **facts: Any) -> dict[str, Any]:
