@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from agent_forge.data.documents import Task
 from agent_forge.data.tokenizer import encode_texts, split_thought, thought_ids
 from agent_forge.evaluation.tasks import normalised, prompt_ids
-from agent_forge.model.batch_generation import generate_batch
+from agent_forge.model.row_generation import generate_rows
 from agent_forge.phases.quietstar.coherence import Coherence, coherence
 from agent_forge.phases.quietstar.habit import filler_id
 from agent_forge.phases.quietstar.hardest_tokens import answer_token_nats
@@ -88,7 +88,7 @@ def run_controls(
         raise ValueError("there are no tasks to ask")
     prompts = prompt_ids(tokenizer, [task.prompt for task in tasks])
     # 1. thoughts, written under the budget
-    written = generate_batch(
+    written = generate_rows(
         model, tokenizer, prompts, thought_budget + 2, think=True, thought_budget=thought_budget,
         batch_tokens=batch_tokens, stop_ids=[thought_ids(tokenizer)[1]],
     )  # fmt: skip
@@ -137,7 +137,7 @@ def answers_after(
 ) -> list[list[int]]:
     """Tokens said after given thoughts; None = without any, not even marks."""
     prompts = led(tokenizer, prompts, thoughts)
-    return generate_batch(model, tokenizer, prompts, answer_tokens, think=False, batch_tokens=batch_tokens)
+    return generate_rows(model, tokenizer, prompts, answer_tokens, think=False, batch_tokens=batch_tokens)
 
 
 def led(
