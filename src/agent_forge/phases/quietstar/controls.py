@@ -94,23 +94,17 @@ def run_controls(
     )  # fmt: skip
     thoughts = [split_thought(tokenizer, ids)[0] for ids in written]
     # 2. answers after each kind of thought
-    filler = filler_id(tokenizer)
-    stand_ins = {
-        "own": thoughts,
-        "shuffled": [thoughts[other] for other in others(tasks)],
-        "filler": [[filler] * len(thought) for thought in thoughts],
-        "off": None,
-    }
+    given = conditions(tokenizer, tasks, thoughts)
     said = {
-        name: answers_after(model, tokenizer, prompts, given, answer_tokens, batch_tokens=batch_tokens)
-        for name, given in stand_ins.items()
+        name: answers_after(model, tokenizer, prompts, inner, answer_tokens, batch_tokens=batch_tokens)
+        for name, inner in given.items()
     }
     right = {name: judged(tokenizer, tasks, ids) for name, ids in said.items()}
     # 3. how surprising the right answers are after each kind of thought
     wanted = encode_texts(tokenizer, [task.answer for task in tasks])
     nats = {
-        name: answer_token_nats(model, led(tokenizer, prompts, given), wanted, batch_tokens=batch_tokens)
-        for name, given in stand_ins.items()
+        name: answer_token_nats(model, led(tokenizer, prompts, inner), wanted, batch_tokens=batch_tokens)
+        for name, inner in given.items()
     }
     # 4. which thoughts are injected at all
     found = coherence(model, tokenizer, prompts, thoughts, said["own"], batch_tokens=batch_tokens)
@@ -124,6 +118,19 @@ def run_controls(
         nats=nats,
         **right,
     )
+
+
+def conditions(
+    tokenizer: PreTrainedTokenizerBase, tasks: Sequence[Task], thoughts: list[list[int]]
+) -> dict[str, list[list[int]] | None]:
+    """What stands between the marks under each condition; None = no marks either."""
+    filler = filler_id(tokenizer)
+    return {
+        "own": thoughts,
+        "shuffled": [thoughts[other] for other in others(tasks)],
+        "filler": [[filler] * len(thought) for thought in thoughts],
+        "off": None,
+    }
 
 
 def answers_after(
