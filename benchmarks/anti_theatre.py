@@ -68,7 +68,7 @@ def run(config: object, chosen: argparse.Namespace, seed: int) -> dict[str, obje
         if chosen.keep is not None:
             shutil.copytree(context.path(made), chosen.keep / f"seed-{seed}", dirs_exist_ok=True)
         page = context.attachments["quietstar"]
-        print(json.dumps({**row, "by_kind": page["by_kind"]}), flush=True)
+        print(json.dumps({**row, "by_kind": page["by_kind"], "nats_by_kind": page["nats_by_kind"]}), flush=True)
         if chosen.show:
             for sample in page["samples"]:
                 print(sample, file=sys.stderr)

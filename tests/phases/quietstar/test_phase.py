@@ -65,7 +65,7 @@ def test_curves_and_report_page(finished):
     assert {"quietstar/cross_entropy", "quietstar/hold_divergence"} <= logged
     page = context.attachments["quietstar"]
     assert page["parallel"] is True
-    assert set(page["by_kind"]) == {"thoughts/decompose", "thoughts/weigh"}
+    assert set(page["by_kind"]) == set(page["nats_by_kind"]) == {"thoughts/decompose", "thoughts/weigh"}
     assert len(page["samples"]) == 6
     assert json.dumps(page)
 

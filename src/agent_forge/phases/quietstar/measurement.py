@@ -70,12 +70,13 @@ def _mean(values: np.ndarray) -> float:
 
 
 def report_page(tasks: Sequence[Task], found: Controls, measured: dict[str, float], **facts: Any) -> dict[str, Any]:
-    """JSON for the report: figures, accuracy by way of thinking, and some thoughts as they were."""
+    """JSON for the report: figures, accuracy and nats by way of thinking, and some thoughts as they were."""
     kinds = sorted({task.kind for task in tasks})
-    by_kind = {}
+    by_kind, nats_by_kind = {}, {}
     for kind in kinds:
         own = np.asarray([task.kind == kind for task in tasks])
-        by_kind[kind] = {name: float(getattr(found, name)[own].mean()) for name in ("on", *CONTROLS)}
+        by_kind[kind] = {name: _mean(getattr(found, name)[own]) for name in ("on", *CONTROLS)}
+        nats_by_kind[kind] = {name: _mean(nats[own[found.questions]]) for name, nats in found.nats.items()}
     whole = found.coherence.whole
     samples = [
         {
@@ -88,4 +89,6 @@ def report_page(tasks: Sequence[Task], found: Controls, measured: dict[str, floa
         }
         for number, task in enumerate(tasks[:SHOWN])
     ]
-    return {"measured": dict(measured), "by_kind": by_kind, "samples": samples, **facts}
+    return {
+        "measured": dict(measured), "by_kind": by_kind, "nats_by_kind": nats_by_kind, "samples": samples, **facts,
+    }  # fmt: skip
