@@ -216,9 +216,9 @@ def _say(
 ) -> list[list[int]]:
     """Turn ``number`` of several conversations, whose prompts and seeds go by their numbers."""
     # an odd factor: turns of neighbouring seeds stay apart
-    turn_seeds = seeds and [(seeds[n] + number * 0x9E3779B97F4A7C15) % 2**63 for n in prompted]
+    turns = None if seeds is None else [(seeds[n] + number * 0x9E3779B97F4A7C15) % 2**63 for n in prompted]
     return generate_rows(
-        model, tokenizer, list(prompted.values()), room, seeds=turn_seeds, temperature=temperature, think=think,
+        model, tokenizer, list(prompted.values()), room, seeds=turns, temperature=temperature, think=think,
         thought_budget=thought_budget, insert=insert, batch_tokens=batch_tokens,
     )  # fmt: skip
 
