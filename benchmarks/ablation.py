@@ -33,6 +33,7 @@ from agent_forge.contract import one
 from agent_forge.data.corpora import Corpus, ingest
 from agent_forge.data.packing import Batches, pack
 from agent_forge.data.tokenizer import train_tokenizer
+from agent_forge.evaluation.answer_nats import answer_nats
 from agent_forge.evaluation.statistics import paired_bootstrap
 from agent_forge.evaluation.tasks import exact_match
 from agent_forge.model import CognateConfig, CognateForCausalLM
@@ -44,7 +45,6 @@ from agent_forge.optim.muon_grokfast import MuonGrokfast, matrix_names
 from agent_forge.optim.schedules import multiplier
 from agent_forge.phases import load
 from agent_forge.phases.forge.config import ForgePhaseConfig
-from agent_forge.phases.forge.examiner import answer_nats
 from agent_forge.phases.forge.questions import Questions
 from agent_forge.pipeline.memory_context import MemoryContext
 
@@ -127,8 +127,9 @@ def judge(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     for level, found in asked.items():
         score = exact_match(model, tokenizer, [q.task for q in found], 40)
         correct[str(level)] = score.correct.astype(int).tolist()
-        total, tokens = answer_nats(model, tokenizer, [q.worked for q in found], 256)
-        nats[str(level)] = total / tokens
+        nats[str(level)] = answer_nats(
+            model, tokenizer, [q.worked for q in found], batch_tokens=8192, to_the_end=True
+        ).mean
     return {"correct": correct, "nats": nats}
 
 

@@ -5,7 +5,8 @@
 ``--model`` is a checkpoint folder and ``--corpus`` a corpus folder: those of a session are in its home, below
 ``sessions/NAME``. Each seed practises anew and is asked the same questions four times. Prints a JSON row for each seed
 and one with means and the smallest gain. "Helps" means that the lower end of the paired 95% interval is above zero for
-every seed.
+every seed; "helps_hardest" the same for the loss on the hardest tenth of the right answers' tokens, against none and
+filler.
 """
 
 from __future__ import annotations
@@ -46,7 +47,10 @@ def main() -> None:
     means = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0] if name != "by_kind"}
     smallest = {f"smallest_{name}": min(row[f"sure_gain_over_{name}"] for row in rows) for name in CONTROLS}
     helps = all(value > 0 for value in smallest.values())
-    print(json.dumps({"benchmark": "anti_theatre", "preset": chosen.preset, **means, **smallest, "helps": helps}))
+    on_hardest = [min(row[f"sure_hardest_tokens_gain_over_{name}"] for row in rows) for name in ("off", "filler")]
+    smallest |= dict(zip(("smallest_hardest_off", "smallest_hardest_filler"), on_hardest, strict=True))
+    row = {"benchmark": "anti_theatre", "preset": chosen.preset, **means, **smallest}
+    print(json.dumps({**row, "helps": helps, "helps_hardest": min(on_hardest) > 0}))
 
 
 def run(config: object, chosen: argparse.Namespace, seed: int) -> dict[str, object]:
@@ -64,7 +68,7 @@ def run(config: object, chosen: argparse.Namespace, seed: int) -> dict[str, obje
         if chosen.keep is not None:
             shutil.copytree(context.path(made), chosen.keep / f"seed-{seed}", dirs_exist_ok=True)
         page = context.attachments["quietstar"]
-        print(json.dumps({**row, "by_kind": page["by_kind"]}), flush=True)
+        print(json.dumps({**row, "by_kind": page["by_kind"], "nats_by_kind": page["nats_by_kind"]}), flush=True)
         if chosen.show:
             for sample in page["samples"]:
                 print(sample, file=sys.stderr)

@@ -2,6 +2,7 @@
 
     python benchmarks/thoughts.py --length 128 --thought 8
     python benchmarks/thoughts.py --model FOLDER --corpus FOLDER --preset demo
+    python benchmarks/thoughts.py --agent FOLDER --corpus FOLDER
 
 The neighbour is the plain way, on the same weights in the same process: for each position, a forward pass over its past
 for each token of its thought, then one pass over the whole. Rounds alternate; the ratio is of the medians, on one
@@ -10,6 +11,12 @@ thread and in processor seconds. Also prints the largest difference of the log-p
 With ``--model``, a checkpoint that thinks: one answer after the other, in turn with thoughts and without, to questions
 of the test split and as continuations of ordinary text, where it may think if it wants to. Tokens and processor
 seconds, those of reading the question included; ratios with thoughts over without.
+
+With ``--agent``, an agent with tools, asked as in a chat (calls are carried out), with thoughts forced, forbidden and
+left to it: the questions that thoughts were practised for, questions to its tools, ordinary questions (half of them
+requests that need no tool, half tasks of the corpus), and all of these, a third each. Every question is asked in the
+three modes one after the other, in turning order. Tokens and processor seconds of an answer, over those without
+thoughts, with paired 95% intervals over questions.
 """
 
 from __future__ import annotations
@@ -18,16 +25,22 @@ import argparse
 import json
 import statistics
 import time
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from agent_forge.agent.runtime import converse
+from agent_forge.agent.tool_exam import expected, questions_about, says, worlds_of
+from agent_forge.agent.toolbox import Toolbox
 from agent_forge.config import build_config
 from agent_forge.data.corpora import Corpus
 from agent_forge.data.thought_habit import habit_tasks
 from agent_forge.data.tokenizer import encode_texts
+from agent_forge.evaluation.statistics import paired_bootstrap
 from agent_forge.evaluation.tasks import prompt_ids
 from agent_forge.model import CognateConfig, CognateForCausalLM
 from agent_forge.model.checkpoint import load_model
@@ -53,11 +66,15 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--model", type=Path, help="a checkpoint that thinks: measure what an answer costs instead")
-    parser.add_argument("--corpus", type=Path, help="ordinary text for --model")
+    parser.add_argument("--agent", type=Path, help="an agent with tools: measure what answers cost as users meet them")
+    parser.add_argument("--corpus", type=Path, help="ordinary text for --model, and the world of --agent")
     parser.add_argument("--preset", default="demo")
     parser.add_argument("--answers", type=int, default=40)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
+    if chosen.agent is not None:
+        usage(chosen)
+        return
     if chosen.model is not None:
         overhead(chosen)
         return
@@ -119,6 +136,77 @@ def overhead(chosen: argparse.Namespace) -> None:
         row["tokens_ratio"] = sum(tokens[think]) / sum(tokens[False])
         row["seconds_ratio"] = sum(seconds[think]) / sum(seconds[False])
         print(json.dumps(row), flush=True)
+
+
+MODES = {"on": True, "off": False, "auto": "auto"}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One question with its tools, and the words of a right answer."""
+
+    question: str
+    core: str
+    toolbox: Toolbox
+
+
+def usage(chosen: argparse.Namespace) -> None:
+    """Prints what an answer of an agent costs in each mode, by what it is asked."""
+    model, tokenizer = load_model(chosen.agent)
+    groups = questions(chosen.agent, Corpus.open(chosen.corpus), chosen.answers)
+    found: dict[str, dict[str, list[tuple[float, float, float]]]] = {}
+    converse(model, tokenizer, None, [{"role": "user", "content": "Hello."}], max_tokens=8)  # the first call is slower
+    for group, asked in groups.items():
+        found[group] = {mode: [] for mode in MODES}
+        for number, each in enumerate(asked):
+            turned = [*MODES][number % 3 :] + [*MODES][: number % 3]
+            for mode in turned:
+                start = time.process_time()
+                said = converse(
+                    model, tokenizer, each.toolbox, [{"role": "user", "content": each.question}], think=MODES[mode]
+                )
+                cost = time.process_time() - start
+                found[group][mode].append((said.num_tokens, cost, float(says(said.answer, each.core))))
+    found["even mix"] = {mode: [row for rows in found.values() for row in rows[mode]] for mode in MODES}
+    for group, modes in found.items():
+        off = np.asarray(modes["off"]).T
+        for mode, rows in modes.items():
+            tokens, seconds, right = np.asarray(rows).T
+            row = {"benchmark": "thinking as met", "asked": group, "think": mode, "answers": len(rows)}
+            row |= {"right": right.mean(), "tokens": tokens.mean(), "seconds": seconds.mean()}
+            for what, own, base in (("tokens", tokens, off[0]), ("seconds", seconds, off[1])):
+                more = paired_bootstrap(own, base, base)
+                row |= {f"{what}_ratio": 1 + more.difference, f"{what}_interval": [1 + more.low, 1 + more.high]}
+            print(json.dumps(row), flush=True)
+
+
+def questions(agent: Path, corpus: Corpus, count: int) -> dict[str, list[Asked]]:
+    """``count`` questions of the test split of each kind."""
+    facts = json.loads((agent / "forge.json").read_text(encoding="utf-8"))
+    levels = (1, 2, 3)
+    worlds = worlds_of(levels, corpus, 0, facts["tools"])
+    own = worlds[0][1]
+    exchanged = [
+        (toolbox, exchange, core)
+        for toolbox, exchanges in questions_about(worlds, levels, facts["tools"], "test", 4 * count)
+        for exchange in exchanges
+        if (core := expected(exchange, toolbox)) is not None
+    ]
+    tools = [Asked(exchange.ask, core, toolbox) for toolbox, exchange, core in exchanged if exchange.steps]
+    plain = [Asked(exchange.ask, core, toolbox) for toolbox, exchange, core in exchanged if not exchange.steps]
+    domains = [domain for domain in corpus.domains if domain != "tools"]
+    tasks = [
+        task
+        for rows in zip(*[islice(corpus.tasks(domain, "test"), count) for domain in domains], strict=False)
+        for task in rows
+        if not task.choices
+    ]
+    half = count // 2
+    return {
+        "practised": [Asked(task.prompt, task.answer, own) for task in habit_tasks(facts["practice"], count)],
+        "tools": tools[:: max(1, len(tools) // count)][:count],
+        "ordinary": [*plain[:half], *(Asked(task.prompt, task.answer, own) for task in tasks[: count - half])],
+    }
 
 
 def build(name: str, hidden: int, layers: int):

@@ -131,7 +131,7 @@ def build_config(
     Args:
         preset: name of the preset.
         overrides: ``key.path=value``; the value is read as YAML.
-        sources: text sources that replace those of the preset (``--data``).
+        sources: text sources that replace those of the preset, and its mixture (``--data``).
         held_out: evaluation-only text sources (``--eval-data``).
         phases: names that replace those of the preset (``--phases``).
 
@@ -140,7 +140,7 @@ def build_config(
     """
     values = load_preset(preset)
     if chosen := tuple(sources):
-        values["data"]["sources"] = chosen
+        values["data"] |= {"sources": chosen, "mixture": {}}  # the preset's shares are those of its own sources
     if kept := tuple(held_out):
         values["data"]["eval_sources"] = kept
     if names := tuple(phases):

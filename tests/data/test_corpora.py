@@ -122,6 +122,41 @@ def test_weights_set_the_mixture(tmp_path, stories):
     }  # fmt: skip
 
 
+def test_text_without_tools_gets_some_conversations_with_tools(tmp_path, stories):
+    """Phase 6 needs them; the user's own text keeps its three parts, in their proportions."""
+    ingest([f"tales={stories}"], tmp_path / "plain", seed=1)
+    ingest([f"tales={stories}"], tmp_path / "c", seed=1, synthetic_bytes=200_000, tool_share=0.25)
+    plain, corpus = Corpus.open(tmp_path / "plain"), Corpus.open(tmp_path / "c")
+    assert corpus.domains == [*plain.domains, "tools"]
+    for domain, share in plain.mixture().items():
+        assert corpus.mixture()[domain] == pytest.approx(0.75 * share, abs=1e-5)
+        assert list(corpus.documents(domain, "test")) == list(plain.documents(domain, "test"))
+    assert corpus.mixture()["tools"] == 0.25
+    trained = sum(document.num_bytes for document in corpus.documents("tools", "train"))
+    assert 50_000 <= trained < 60_000
+    assert {"train", "selection", "test"} <= set(corpus.facts["domains"]["tools"])
+    assert corpus.world(7) == 1
+
+
+@pytest.mark.parametrize("own", [["synthetic"], ["tools=synthetic"], ["tales={}", "tools=synthetic:20"]])
+def test_who_has_conversations_with_tools_gets_no_more(tmp_path, stories, own):
+    sources = [each.format(stories) for each in own]
+    for folder, share in (("with", 0.25), ("without", 0.0)):
+        ingest(sources, tmp_path / folder, seed=1, synthetic_bytes=60_000, tool_share=share)
+    assert digests(tmp_path / "with") == digests(tmp_path / "without")
+
+
+def test_a_larger_share_of_ones_own_is_kept(tmp_path, stories):
+    calls = write_lines(tmp_path / "toolformer.jsonl", [{"text": story(2000 + n)} for n in range(60)])
+    ingest([f"tales={stories}:20", f"{calls}:80"], tmp_path / "c", seed=1, synthetic_bytes=60_000, tool_share=0.25)
+    assert sum(share for name, share in Corpus.open(tmp_path / "c").mixture().items() if "tools" in name) >= 0.25
+
+
+def test_held_out_text_may_not_be_named_like_what_is_added(tmp_path, stories):
+    with pytest.raises(DataError, match="write e.g. tools-eval=PATH"):
+        ingest([str(stories)], tmp_path / "c", seed=1, eval_data=[f"tools={stories}"], tool_share=0.25)
+
+
 def test_folder_with_declared_weights(tmp_path):
     folder = tmp_path / "texts"
     folder.mkdir()

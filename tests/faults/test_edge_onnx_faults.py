@@ -12,7 +12,7 @@ from tests.phases.edge.onnx_models import ternary_folder
 
 from agent_forge.errors import ArtifactCorrupt, ConfigError
 from agent_forge.model.checkpoint import load_model
-from agent_forge.phases.edge.export_onnx import export_onnx
+from agent_forge.phases.edge.export_onnx import export_onnx, unrounded_parity
 from agent_forge.phases.edge.onnx_parity import parity
 from agent_forge.phases.edge.onnx_session import OnnxSession
 
@@ -46,6 +46,18 @@ def test_the_agent_that_rounds_its_inputs_keeps_its_tokens(exported):
     assert facts["same_past_within"] > 0.5
     assert facts["same_past_median"] < 1e-3
     assert facts["torch_max_logit_difference"] > 0
+
+
+@pytest.mark.parametrize("flavour", ["cpu", "web"])
+def test_without_rounding_graph_and_model_agree_to_the_fifth_digit(exported, flavour):
+    """So the larger difference with it is the rounding, and no wrong weight."""
+    facts = unrounded_parity(exported[0], flavour)
+    assert facts["unrounded_equal_tokens"] == 200
+    assert facts["unrounded_max_logit_difference"] < 1e-4
+
+
+def test_a_model_that_rounds_nothing_has_no_such_figure(tmp_path):
+    assert unrounded_parity(ternary_folder(tmp_path / "model", activation_bits=0)) == {}
 
 
 def test_pr7_o_one_wrong_scale_is_seen_by_the_parity(exported, damaged):

@@ -211,7 +211,7 @@ def test_pr5_a_dream_that_is_wrong_is_never_trained_on(course_of, monkeypatch):
     known = {1: course.watched[1]}
     # The injection: whatever is dreamt is a lie.
     monkeypatch.setattr(
-        "agent_forge.phases.forge.own_answers.generate_batch",
+        "agent_forge.phases.forge.own_answers.generate_rows",
         lambda model, tokenizer, prompts, *rest, **options: [
             tokenizer("maybe", add_special_tokens=False)["input_ids"] for _ in prompts
         ],

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_forge.model.batch_generation import generate_batch
 from agent_forge.model.generation import generate_tokens, spoken
+from agent_forge.model.row_generation import generate_rows
 from agent_forge.model.thought_rule import ThoughtRule, thought_rule
 
 THINK, CLOSE, END = 15, 16, 2
@@ -50,7 +50,7 @@ def test_no_thought_where_thinking_is_off(small, thinker):
 def test_one_prompt_and_a_batch_say_the_same(small, thinker, think):
     model = small()
     prompts = [PROMPT, [1, 9], [1, 7, 7, 10, 11]]
-    together = generate_batch(model, thinker, prompts, 10, think=think, thought_budget=3)
+    together = generate_rows(model, thinker, prompts, 10, think=think, thought_budget=3)
     alone = [
         list(generate_tokens(model, thinker, prompt, max_tokens=10, think=think, thought_budget=3))
         for prompt in prompts

@@ -101,3 +101,10 @@ def test_a_gate_that_asks_for_less_than_the_reference_says_what_its_size_has_to_
             if asked is not None and (gate.bound, gate.severity) != (asked.bound, asked.severity):
                 assert gate.why != asked.why, gate.metric
                 assert "25M" in gate.why or "base25m" in gate.why or "parameters" in gate.why, gate.metric
+
+
+def test_own_text_does_not_inherit_the_shares_of_the_preset():
+    """Demo's mixture names domains of the synthetic world, which other text does not have."""
+    assert build_config("demo").data.mixture
+    assert not build_config("demo", sources=["notes.txt"]).data.mixture
+    assert build_config("demo", ["data.mixture={notes: 1}"], sources=["notes.txt"]).data.mixture == {"notes": 1}

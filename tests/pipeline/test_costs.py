@@ -62,10 +62,10 @@ def test_micro_batches_save_memory_and_not_time():
 def test_files_are_counted_as_they_are(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("word " * 200_000)
-    config = build_config("smoke", sources=[str(path)])
     from agent_forge.pipeline.costs import source_bytes
 
-    assert source_bytes(config) == 1_000_000
+    assert source_bytes(build_config("smoke", ["data.tool_share=0"], sources=[str(path)])) == 1_000_000
+    assert source_bytes(build_config("smoke", ["data.tool_share=0.1"], sources=[str(path)])) == 1_040_000
 
 
 def test_an_unknown_phase_is_no_guess():

@@ -7,7 +7,7 @@ import pytest
 
 from agent_forge.errors import SessionNotFound
 from agent_forge.pipeline.report import attachments, build_page, render, write_report
-from agent_forge.pipeline.report_tables import edge_tables, ladder_table
+from agent_forge.pipeline.report_tables import edge_tables, ladder_table, thought_tables
 
 VOID = {"meta", "link", "br"}
 
@@ -169,6 +169,27 @@ def test_the_agent_is_shown_with_its_dialogues_and_verdicts(text):
     assert "Persona: You are Salt" in text
     assert "no question asked for it" in text
     assert "calculator(2 + 3)" in text
+
+
+def test_thoughts_are_shown_beside_their_controls(filled_home):
+    sample = {"question": "2 <b> 3?", "thought": "three is more", "answer": "yes", "right": True}
+    measured = {"quietstar/accuracy_own": 0.75, "quietstar/accuracy_off": 0.25, "quietstar/hardest_tokens": 7.0}
+    measured |= {"quietstar/hardest_nats_own": 1.234, "quietstar/hardest_nats_off": 4.321}
+    page = build_page(filled_home, "demo")
+    assert "Thinking" not in render(page)
+    shown = render({**page, "thinking": thought_tables({"measured": measured, "samples": [sample]})})
+    for said in (
+        "its own thought",
+        "no thought",
+        "the hardest 7 of them",
+        "1.23",
+        "4.32",
+        "three is more",
+        "2 &lt;b&gt;",
+    ):
+        assert said in shown, said
+    assert "filler of the same length" not in shown, "what was not measured has no row"
+    assert Page(shown).open == []
 
 
 def test_a_report_replaces_an_older_one_and_leaves_nothing_beside_it(filled_home, tmp_path):

@@ -17,7 +17,6 @@ from agent_forge.agent.thought_calculator import results_for
 from agent_forge.agent.toolbox import Toolbox
 from agent_forge.agent.transcript import Kind, Stop, Transcript, Turn
 from agent_forge.data.tokenizer import has_thoughts
-from agent_forge.model.batch_generation import generate_batch
 from agent_forge.model.generation import generate_tokens, spoken
 from agent_forge.model.row_generation import Insert, generate_rows
 from agent_forge.model.thought_rule import THOUGHT_BUDGET, Think
@@ -216,17 +215,11 @@ def _say(
     thought_budget: int,
 ) -> list[list[int]]:
     """Turn ``number`` of several conversations, whose prompts and seeds go by their numbers."""
-    prompts = list(prompted.values())
-    if seeds is None:
-        return generate_batch(
-            model, tokenizer, prompts, room, batch_tokens=batch_tokens, think=think, thought_budget=thought_budget
-        )
     # an odd factor: turns of neighbouring seeds stay apart
-    turn_seeds = [(seed + number * 0x9E3779B97F4A7C15) % 2**63 for seed in (seeds[n] for n in prompted)]
-    rows = max(1, batch_tokens // (max(map(len, prompts), default=1) + room))
+    turns = None if seeds is None else [(seeds[n] + number * 0x9E3779B97F4A7C15) % 2**63 for n in prompted]
     return generate_rows(
-        model, tokenizer, prompts, room, seeds=turn_seeds, temperature=temperature, think=think,
-        thought_budget=thought_budget, insert=insert, batch_rows=rows,
+        model, tokenizer, list(prompted.values()), room, seeds=turns, temperature=temperature, think=think,
+        thought_budget=thought_budget, insert=insert, batch_tokens=batch_tokens,
     )  # fmt: skip
 
 

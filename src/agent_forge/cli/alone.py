@@ -139,9 +139,10 @@ def _exported(folder: Path, out: Path, to: str, reference: str) -> dict[str, Any
 
         return export_web(folder, out, name=Path(reference).stem)
     if to in ("onnx-cpu", "onnx-web"):
-        from agent_forge.phases.edge.export_onnx import export_onnx
+        from agent_forge.phases.edge.export_onnx import Flavour, export_onnx, unrounded_parity
 
-        return export_onnx(folder, out, "cpu" if to == "onnx-cpu" else "web")
+        flavour: Flavour = "cpu" if to == "onnx-cpu" else "web"
+        return {**export_onnx(folder, out, flavour), **unrounded_parity(folder, flavour)}
     from agent_forge.phases.bitnet.export import TARGETS, export_folder
 
     if to not in TARGETS:

@@ -31,6 +31,13 @@ class DataConfig(BaseModel):
         min_length=1,
         description="Difficulties of the synthetic world, of 1 to 10.",
     )
+    tool_share: float = Field(
+        default=0.0,
+        ge=0.0,
+        lt=1.0,
+        description="Share of conversations with tools, from the synthetic world, that are added to other text; "
+        "baking needs them, as a model that never read a call learns none late.",
+    )
     min_bytes: int = Field(
         default=64,
         ge=0,

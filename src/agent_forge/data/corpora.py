@@ -24,9 +24,9 @@ from agent_forge.contract import digest_of
 from agent_forge.data.documents import SPLITS, Document, Split, Task, unit_of
 from agent_forge.data.filters import FilterSettings
 from agent_forge.data.gathering import Entry, Gathered, gather, held_out
-from agent_forge.data.sources import Source, expand_all
+from agent_forge.data.sources import Source, expand_all, lack_tools
 from agent_forge.data.specialties import SPECIALTIES, assign, in_three
-from agent_forge.data.synthetic_world import LEVELS
+from agent_forge.data.synthetic_world import LEVELS, TOOLS
 from agent_forge.errors import ArtifactCorrupt, DataError
 
 FORMAT = 1
@@ -47,6 +47,7 @@ def ingest(
     filters: FilterSettings | None = None,
     synthetic_bytes: int = 6_000_000,
     levels: Sequence[int] = LEVELS,
+    tool_share: float = 0.0,
 ) -> dict[str, Any]:
     """Reads sources and writes a corpus folder; nothing is written unless all of them can be used.
 
@@ -59,6 +60,8 @@ def ingest(
         filters: when a document is left out.
         synthetic_bytes: size of the synthetic world's training split.
         levels: its difficulties, of 1–10.
+        tool_share: share of the mixture, 0–1, for conversations with tools from the synthetic world, which are added
+            where the sources have none of them: this share of ``synthetic_bytes``; 0 = nothing is added.
 
     Returns:
         The content of corpus.json.
@@ -70,15 +73,21 @@ def ingest(
     if folder.exists() and any(folder.iterdir()):
         raise DataError(f"{folder} is not empty; a corpus is written into a folder of its own")
     held, duplicates = held_out(expand_all(eval_data, each_its_own=True), settings)
-    gathered = gather(
-        sources, settings, duplicates, seed=seed, synthetic_bytes=synthetic_bytes, levels=levels, refine=True
-    )
-    if clash := sorted(set(held.entries) & set(gathered.entries)):
+    world: dict[str, Any] = {"seed": seed, "synthetic_bytes": synthetic_bytes, "levels": levels}
+    trained = expand_all(sources)
+    gathered = gather(trained, settings, duplicates, **world, refine=True)
+    added = {TOOLS} if tool_share > 0 and lack_tools(trained) else set()
+    if clash := sorted(set(held.entries) & (set(gathered.entries) | added)):
         raise DataError(f"held-out data needs a name of its own, {clash} are domains; write e.g. {clash[0]}-eval=PATH")
     _check_enough(gathered)
     if len(gathered.entries) < len(SPECIALTIES):
         gathered = _thirds(gathered)
-    facts = _facts(gathered, held, mixture, seed)
+    shares = _shares(gathered, mixture)
+    if added:
+        world["synthetic_bytes"] = max(FEWEST_BYTES, int(tool_share * synthetic_bytes))
+        _add(gathered, gather([Source(None, TOOLS)], settings, **world))
+        shares = _with_tools(shares, tool_share)
+    facts = _facts(gathered, held, shares, seed)
     splits = {domain: _split(entries, gathered.fixed) for domain, entries in sorted(gathered.entries.items())}
     splits |= {domain: {"test": entries} for domain, entries in sorted(held.entries.items())}
     _write(folder, splits, facts)
@@ -119,7 +128,24 @@ def _thirds(gathered: Gathered) -> Gathered:
     return parted
 
 
-def _facts(gathered: Gathered, held: Gathered, mixture: Mapping[str, float] | None, seed: int) -> dict[str, Any]:
+def _add(gathered: Gathered, more: Gathered) -> None:
+    """What another look brought."""
+    for domain, entries in more.entries.items():
+        gathered.entries.setdefault(domain, []).extend(entries)
+    gathered.reports.update(more.reports)
+    gathered.fixed.update(more.fixed)
+
+
+def _with_tools(shares: Mapping[str, float], share: float) -> dict[str, float]:
+    """Conversations with tools get their share, unless the sources give that domain a larger one."""
+    share = max(share, shares.get(TOOLS, 0.0))
+    rest = sum(own for domain, own in shares.items() if domain != TOOLS) or 1.0
+    found = {domain: own / rest * (1 - share) for domain, own in shares.items() if domain != TOOLS}
+    return {domain: round(own, 6) for domain, own in sorted({**found, TOOLS: share}.items())}
+
+
+def _shares(gathered: Gathered, mixture: Mapping[str, float] | None) -> dict[str, float]:
+    """Share of each domain, summing to 1."""
     domains = sorted(gathered.entries)
     sizes = {d: sum(document.num_bytes for document, _ in gathered.entries[d]) for d in domains}
     weights = {d: float(w) for d, w in (mixture or gathered.weights).items() if w > 0}
@@ -129,7 +155,11 @@ def _facts(gathered: Gathered, held: Gathered, mixture: Mapping[str, float] | No
         # the square root keeps a large source from drowning the small ones, which are then seen more often
         weights = {d: sizes[d] ** 0.5 for d in domains}
     total = sum(weights.values())
-    shares = {d: round(weights.get(d, 0.0) / total, 6) for d in domains}
+    return {d: round(weights.get(d, 0.0) / total, 6) for d in domains}
+
+
+def _facts(gathered: Gathered, held: Gathered, shares: Mapping[str, float], seed: int) -> dict[str, Any]:
+    domains = sorted(gathered.entries)
     trained = {d: [document for document, _ in gathered.entries[d][:256]] for d in domains if shares[d] > 0}
     given = assign(trained)
     specialties = {}
@@ -140,7 +170,7 @@ def _facts(gathered: Gathered, held: Gathered, mixture: Mapping[str, float] | No
     return {
         "format": FORMAT,
         "seed": seed if "synthetic" in gathered.reports else None,
-        "mixture": shares,
+        "mixture": dict(shares),
         "specialties": specialties,
         "held_out": sorted(held.entries),
         "sources": {name: reports[name].to_json() for name in sorted(reports)},

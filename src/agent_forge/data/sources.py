@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from agent_forge.data.readers import kind_of, stem_of
-from agent_forge.data.synthetic_world import DOMAINS
+from agent_forge.data.synthetic_world import DOMAINS, TOOLS
 from agent_forge.errors import DataError
 
 _WEIGHTS = ("weights.json", "weights.yaml", "weights.yml")
@@ -111,6 +111,11 @@ def expand_all(written: Sequence[str | Source], *, each_its_own: bool = False) -
     if not sources and not each_its_own:
         raise DataError("no data was given; name a file, a folder or `synthetic`")
     return list(dict.fromkeys(sources))
+
+
+def lack_tools(sources: Sequence[Source]) -> bool:
+    """Whether no source is the synthetic world's conversations with tools."""
+    return not any(source.name == "synthetic" and source.domain in ("", TOOLS) for source in sources)
 
 
 def refuse_shared_names(trained: Sequence[Source], held: Sequence[Source]) -> None:

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from agent_forge.data.documents import Document
 from agent_forge.data.tokenizer import encode_documents, start_ids
+from agent_forge.evaluation.bits_per_byte import token_nats
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,6 @@ class AnswerNats:
         return AnswerNats(self.nats[rows], self.tokens[rows])
 
 
-@torch.inference_mode()
 def answer_nats(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -44,6 +42,7 @@ def answer_nats(
     *,
     max_length: int = 256,
     batch_tokens: int = 4096,
+    to_the_end: bool = False,
 ) -> AnswerNats:
     """Scores the words of the assistant (of plain text all words), each document on its own.
 
@@ -53,31 +52,44 @@ def answer_nats(
         documents: longer ones are cut at ``max_length`` tokens.
         max_length: tokens of a document that are read.
         batch_tokens: tokens in a batch at most, padding included.
+        to_the_end: everything from the first answer on counts, what the assistant is told in between included, and a
+            long document loses its beginning instead of its end.
 
     Raises:
         ValueError: no document has a token that counts.
     """
-    rows = [(each.ids[:max_length], each.prompted[:max_length]) for each in encode_documents(tokenizer, documents)]
-    nats, tokens = np.zeros(len(rows)), np.zeros(len(rows), np.int64)
+    part = slice(-max_length, None) if to_the_end else slice(max_length)
     first = len(start_ids(tokenizer)) or 1
-    order = sorted((n for n, (ids, _) in enumerate(rows) if len(ids) > 1), key=lambda n: (-len(rows[n][0]), n))
-    device = next(model.parameters()).device
-    at = 0
-    while at < len(order):
-        longest = len(rows[order[at]][0])
-        chosen = order[at : at + max(1, batch_tokens // longest)]
-        at += len(chosen)
-        ids, counted = torch.zeros(len(chosen), longest, dtype=torch.long), torch.zeros(len(chosen), longest)
-        for place, n in enumerate(chosen):
-            length = len(rows[n][0])
-            ids[place, :length] = torch.tensor(rows[n][0])
-            counted[place, :length] = 1 - torch.tensor(rows[n][1], dtype=torch.float32)
-        counted[:, :first] = 0
-        # padding stands behind the text: a causal model does not see it
-        logits = model(input_ids=ids.to(device), use_cache=False).logits[:, :-1].float()
-        costs = F.cross_entropy(logits.transpose(1, 2), ids[:, 1:].to(device), reduction="none").cpu() * counted[:, 1:]
-        for place, n in enumerate(chosen):
-            nats[n], tokens[n] = float(costs[place].double().sum()), int(counted[place].sum())
+    rows = [
+        (each.ids[part], _counts(np.asarray(each.prompted[part], bool), first, to_the_end))
+        for each in encode_documents(tokenizer, documents)
+    ]
+    # from the first token that counts to the end; what does not count in between is left out of the sum
+    windows = [
+        (n, ids, len(ids) - int(counts.argmax()) if counts.any() else 0)
+        for n, (ids, counts) in enumerate(rows)
+        if len(ids) > 1
+    ]
+    tokens = np.asarray([int(counts.sum()) for _, counts in rows], np.int64)
     if not tokens.sum():
         raise ValueError(f"none of {len(rows)} documents has a word of the assistant within {max_length} tokens")
+    nats = np.zeros(len(rows))
+    for n, found in token_nats(model, windows, batch_tokens=batch_tokens):
+        counts = rows[n][1]
+        nats[n] = found[counts[len(counts) - len(found) :]].sum()
     return AnswerNats(nats, tokens)
+
+
+def _counts(given: np.ndarray, first: int, to_the_end: bool) -> np.ndarray:
+    """bool [T]: which tokens count.
+
+    Args:
+        given: bool [T], told to the model rather than written by it.
+        first: tokens before it never count.
+        to_the_end: see `answer_nats`.
+    """
+    place = np.arange(len(given))
+    if not to_the_end:
+        return ~given & (place >= first)
+    begins = np.flatnonzero(given[:-1] & ~given[1:])  # the last given token before each answer
+    return place > (begins[0] if len(begins) else 0)

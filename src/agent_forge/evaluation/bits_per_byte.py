@@ -18,10 +18,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from agent_forge.data.corpora import Corpus
 from agent_forge.data.documents import Document, Split
+from agent_forge.data.synthetic_world import TOOLS
 from agent_forge.data.tokenizer import encode_documents, has_thoughts, start_ids
 
 _LOGITS_BYTES = 256 << 20  # fp32 logits of one batch; the head's output is the largest tensor of an evaluation
@@ -153,7 +155,7 @@ def ordinary_bits_per_byte(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, corpus: Corpus, split: Split, max_documents: int
 ) -> float:
     """Bits per byte of ordinary text, mean over the domains; calls of tools are no ordinary text."""
-    domains = [name for name in corpus.domains if name != "tools"] or corpus.domains
+    domains = [name for name in corpus.domains if name != TOOLS] or corpus.domains
     return mean_bits_per_byte(score_domains(model, tokenizer, corpus, split, max_documents, domains=domains))
 
 
@@ -189,6 +191,28 @@ def window_nats(
     Yields:
         (number, nats), longest windows first.
     """
+    for number, nats in _tail_nats(model, windows, batch_tokens, autocast):
+        yield number, float(nats.sum())
+
+
+def token_nats(
+    model: PreTrainedModel,
+    windows: Sequence[tuple[int, list[int], int]],
+    *,
+    batch_tokens: int = 8192,
+    autocast: torch.dtype | None = None,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """As `window_nats`, token by token: (number, float64 [how many are scored]), in the order of the text."""
+    for number, nats in _tail_nats(model, windows, batch_tokens, autocast):
+        yield number, nats.cpu().numpy()
+
+
+def _tail_nats(
+    model: PreTrainedModel,
+    windows: Sequence[tuple[int, list[int], int]],
+    batch_tokens: int,
+    autocast: torch.dtype | None,
+) -> Iterator[tuple[int, Tensor]]:
     order = sorted(range(len(windows)), key=lambda place: (-len(windows[place][1]), place))
     vocabulary = _vocabulary(model, None)
     limit = max(1, min(batch_tokens, _LOGITS_BYTES // (4 * vocabulary)))
@@ -205,7 +229,7 @@ def window_nats(
 
 def _batch_nats(
     model: PreTrainedModel, rows: Sequence[tuple[int, list[int], int]], longest: int, autocast: torch.dtype | None
-) -> list[float]:
+) -> list[Tensor]:
     device = next(model.parameters()).device
     # Padding lies to the right: a causal model cannot see it, so that no mask (a slower kernel) is needed.
     ids = torch.zeros(len(rows), longest, dtype=torch.long)
@@ -223,7 +247,7 @@ def _batch_nats(
         losses = F.cross_entropy(logits[place, :-1][wanted].float(), ids[place, 1:][wanted], reduction="none")
         if not bool(torch.isfinite(losses).all()):
             raise FloatingPointError("the model gave logits that are not finite")
-        found.append(float(losses.double().sum()))
+        found.append(losses.double())
     return found
 
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from agent_forge.data.documents import Task
 from agent_forge.data.tokenizer import encode_texts, has_marks, has_thoughts, mark_ids, split_thought, start_ids
 from agent_forge.evaluation.bits_per_byte import window_nats
-from agent_forge.model.batch_generation import generate_batch
+from agent_forge.model.row_generation import generate_rows
 from agent_forge.model.thought_rule import THOUGHT_BUDGET, Think
 
 _ANSWER = re.compile(r"the answer is[:\s]+(.*)", re.IGNORECASE)
@@ -137,7 +137,7 @@ def write(
     ``max_tokens`` bounds what is said; a thought comes on top.
     """
     room = thought_budget + 2 if has_thoughts(tokenizer) and think is not False else 0
-    said = generate_batch(
+    said = generate_rows(
         model, tokenizer, prompts, max_tokens + room,
         batch_tokens=batch_tokens, think=think, thought_budget=thought_budget,
     )  # fmt: skip

@@ -92,7 +92,8 @@ def _rotated(x: Tensor, cos: Tensor, sin: Tensor, sign: int) -> Tensor:
 
 def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
     """Rotary positions on ``x`` [B, T, H, head_size] with the table of `rotary_table`."""
-    return _Rotate.apply(x, table[0].to(x.dtype), table[1].to(x.dtype))
+    cos, sin = table[0].to(x.dtype), table[1].to(x.dtype)
+    return _Rotate.apply(x, cos, sin) if torch.is_grad_enabled() else _rotated(x, cos, sin, 1)
 
 
 class Visibility:

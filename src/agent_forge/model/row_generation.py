@@ -1,4 +1,4 @@
-"""Continuations of many prompts, each drawn on its own: what one row says does not depend on the other rows.
+"""Continuations of many prompts, greedy or each drawn on its own: what one row says does not depend on the others.
 
 Every row has a seed of its own, and a row that has ended leaves the batch. With `generate` of transformers one
 generator serves the whole batch, and a batch runs until its longest row has ended: an answer that is drawn
@@ -31,40 +31,41 @@ def generate_rows(
     prompts: Sequence[Sequence[int]],
     max_tokens: int,
     *,
-    seeds: Sequence[int],
     temperature: float = 0.0,
+    seeds: Sequence[int] | None = None,
     think: Think = "auto",
     thought_budget: int = THOUGHT_BUDGET,
     stop_ids: Collection[int] | None = None,
     insert: Insert | None = None,
-    batch_rows: int = 128,
+    batch_tokens: int = 8192,
 ) -> list[list[int]]:
-    """One draw after each prompt, or the likeliest tokens.
+    """The likeliest tokens after each prompt, or one draw.
 
     Args:
         model: any causal language model with a cache whose rows can be selected.
         tokenizer: asked for its end and padding tokens.
         prompts: token ids, at least one each.
         max_tokens: tokens of a continuation at most, thoughts and their marks included.
-        seeds: one for each prompt; equal prompts with equal seeds are continued equally, in any batch (up to
-            rounding: sums over padded rows have another order).
         temperature: 0 = always the likeliest token.
+        seeds: of the draws, one for each prompt; equal prompts with equal seeds are continued equally, in any batch
+            (up to rounding: sums over padded rows have another order). None only at temperature 0.
         think, thought_budget: as in `agent_forge.model.generation.generate_tokens`.
         stop_ids: tokens that end a continuation; None = the tokenizer's end token.
         insert: asked after each token of a row, its thought marks included, for tokens that come next in any case.
-        batch_rows: prompts at once at most; those of like length go together.
+        batch_tokens: tokens in a batch at most, continuations and padding included; prompts of like length go together.
 
     Returns:
         For each prompt the tokens before the one that ended it, which is left out.
 
     Raises:
-        ValueError: an empty prompt, a negative temperature, as many seeds as prompts were not given, or ``think`` is
-            True and the tokenizer has no thought tokens.
+        ValueError: an empty prompt, a negative temperature, a draw without seeds, not as many seeds as prompts, or
+            ``think`` is True and the tokenizer has no thought tokens.
     """
-    if temperature < 0 or not all(prompts) or len(seeds) != len(prompts):
+    if temperature < 0 or not all(prompts):
+        raise ValueError(f"temperature {temperature} must be at least 0, and every prompt needs a token")
+    if len(seeds or ()) != len(prompts) and (temperature or seeds is not None):
         raise ValueError(
-            f"temperature {temperature} must be at least 0, every prompt needs a token, and {len(prompts)} prompts "
-            f"need as many seeds, not {len(seeds)}"
+            f"{len(prompts)} prompts at temperature {temperature} need as many seeds, not {len(seeds or ())}"
         )
     end = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
     rule = thought_rule(tokenizer, end, think, thought_budget)
@@ -73,9 +74,11 @@ def generate_rows(
     pad = next((t for t in (tokenizer.pad_token_id, tokenizer.eos_token_id) if t is not None), 0)
     said: list[list[int]] = [[] for _ in prompts]
     order = sorted(range(len(prompts)), key=lambda n: (-len(prompts[n]), n))
+    longest = max(map(len, prompts), default=1)
+    batch_rows = max(1, batch_tokens // (longest + max_tokens))
     for start in range(0, len(order), batch_rows):
         rows = order[start : start + batch_rows]
-        uniform = None if temperature == 0 else _uniform([seeds[n] for n in rows], max_tokens)
+        uniform = _uniform([seeds[n] for n in rows], max_tokens) if temperature and seeds is not None else None
         batch = _Rows(model, [[*prompts[n], *given] for n in rows], pad, uniform, temperature, rule)
         for n, ids in zip(rows, batch.run(given, max_tokens, stop, insert), strict=True):
             said[n] = ids

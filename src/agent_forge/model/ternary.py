@@ -159,8 +159,10 @@ class TernaryLinear(nn.Linear):
         if self.blend > 0:
             if not self.frozen:
                 weight = _WeightEstimator.apply(weight, self.layout, self.blend)
-            if self.activation_bits:
+            if self.activation_bits and (self.blend < 1 or torch.is_grad_enabled()):
                 input = _ActivationEstimator.apply(input, self.blend)
+            elif self.activation_bits:
+                input = fake_quantize_activations(input)  # the estimator's bookkeeping costs a decoded token a tenth
         return F.linear(input, weight, self.bias)
 
     @torch.no_grad()
@@ -193,7 +195,7 @@ def fake_quantize_activations(activations: Tensor) -> Tensor:
     The largest value times its scale is 127 up to rounding, so nothing needs clamping. All arithmetic is fp32 and in
     place on one copy: mixed types take torch's slow path on a CPU, and a second copy costs more than it computes.
     """
-    scale = 127.0 / activations.abs().amax(-1, keepdim=True).float().clamp_(min=1e-5)
+    scale = activations.abs().amax(-1, keepdim=True).float().clamp_(min=1e-5).reciprocal_().mul_(127.0)
     if activations.dtype == torch.float32:
         return (activations * scale).round_().div_(scale)
     return activations.float().mul_(scale).round_().div_(scale).to(activations.dtype)

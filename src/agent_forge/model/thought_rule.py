@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, PreTrainedTokenizerBase
 
 from agent_forge.contract import END_THINK, THINK
+from agent_forge.data.tokenizer import has_thoughts, thought_ids
 
 Think: TypeAlias = bool | Literal["auto"]
 """True: a thought is opened for the model; False: it may not think; "auto": as it likes."""
@@ -76,9 +77,8 @@ def thought_rule(
     """
     if think not in (True, False, "auto"):
         raise ValueError(f'think is {think!r}, expected True, False or "auto"')
-    vocabulary = {} if tokenizer is None else tokenizer.get_vocab()
-    if THINK in vocabulary and END_THINK in vocabulary:
-        return ThoughtRule(vocabulary[THINK], vocabulary[END_THINK], stop, think, budget)
+    if tokenizer is not None and has_thoughts(tokenizer):
+        return ThoughtRule(*thought_ids(tokenizer), stop, think, budget)
     if think is True:
         raise ValueError(f"this model has no {THINK} and {END_THINK}: it was not taught to think (phase quietstar)")
     return None

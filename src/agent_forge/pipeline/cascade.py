@@ -7,14 +7,12 @@ that the rows can be compared with one another.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator, Mapping
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from agent_forge.contract import Artifact, many
 from agent_forge.errors import ModelNotFound
-from agent_forge.phases.edge.speed import shipped_bytes
+from agent_forge.phases.edge.speed import PROMPT_TOKENS, shipped_bytes
 from agent_forge.pipeline.resolve import load_reference, load_toolbox, only_file
 from agent_forge.pipeline.views import newest_runs
 
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
     from agent_forge.storage.home import Home
 
 FILE = "cascade.json"
-PROMPT_TOKENS = 128
 _NAMES = {"trunk": "cognate: trunk", "agent": "compression: .forge file"}
 
 
@@ -117,19 +114,8 @@ def _tools(
 
 def _speed(model: PreTrainedModel, tokens: int, repeats: int = 3) -> dict[str, Any]:
     """Medians of greedy decoding with a cache, batch 1."""
-    import torch
+    from agent_forge.evaluation.decoding_speed import cached_step, decoding_speed
 
-    ids = torch.arange(PROMPT_TOKENS)[None] % min(256, int(model.config.vocab_size))
-    firsts, rates = [], []
-    with torch.inference_mode():
-        for _ in range(repeats):
-            start = time.perf_counter()
-            found = model(ids, use_cache=True)
-            first = time.perf_counter()
-            token, cache = found.logits[:, -1:].argmax(-1), found.past_key_values
-            for _ in range(tokens):
-                found = model(token, past_key_values=cache, use_cache=True)
-                token = found.logits[:, -1:].argmax(-1)
-            firsts.append(first - start)
-            rates.append(tokens / (time.perf_counter() - first))
-    return {"first_token_seconds": median(firsts), "tokens_per_second": median(rates)}
+    ids = [number % min(256, int(model.config.vocab_size)) for number in range(PROMPT_TOKENS)]
+    first, rate = decoding_speed(cached_step(model), ids, tokens, repeats)
+    return {"first_token_seconds": first, "tokens_per_second": rate}

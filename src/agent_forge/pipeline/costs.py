@@ -118,10 +118,11 @@ def _data(config: ForgeConfig, parameters: int, machine: Machine) -> Cost:
 
 def source_bytes(config: ForgeConfig) -> int:
     """Bytes of all sources; a hub source counts as the synthetic world does."""
-    from agent_forge.data.sources import expand_all
+    from agent_forge.data.sources import expand_all, lack_tools
 
-    total = 0
-    for source in expand_all(config.data.sources):
+    sources = expand_all(config.data.sources)
+    total = int(config.data.tool_share * config.data.synthetic_bytes) if lack_tools(sources) else 0
+    for source in sources:
         total += source.path.stat().st_size if source.path is not None else config.data.synthetic_bytes
     return total
 

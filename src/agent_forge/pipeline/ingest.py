@@ -36,6 +36,7 @@ class DataStep:
             filters=FilterSettings(config.min_bytes, config.max_bytes, config.min_quality, config.near_duplicates),
             synthetic_bytes=config.synthetic_bytes,
             levels=config.levels,
+            tool_share=config.tool_share,
         )
         context.attach("corpus", facts)
         return {"corpus": context.save_folder("corpus", folder)}

@@ -109,6 +109,7 @@ def build_page(home: Home, session: str) -> dict[str, Any]:
         "ladder": report_tables.ladder_table(attached.get("ladder") or ()),
         "samples": attached.get("samples") or [],
         "tables": report_tables.score_tables(attached),
+        "thinking": report_tables.thought_tables(attached.get("quietstar") or {}),
         "ternary": report_tables.ternary_tables(attached.get("bitnet") or {}),
         "baking": report_tables.baking_tables(attached.get("baking") or {}),
         "edge": report_tables.edge_tables(attached.get("edge") or {}),

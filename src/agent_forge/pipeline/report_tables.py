@@ -38,6 +38,34 @@ def _scores(models: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
     return {"sources": sources, "models": dict(models), "best": best}
 
 
+_CONDITIONS = {
+    "own": "its own thought",
+    "off": "no thought",
+    "shuffled": "another question's thought",
+    "filler": "filler of the same length",
+}
+
+
+def thought_tables(page: Mapping[str, Any]) -> dict[str, Any]:
+    """Phase 3: the same questions under four conditions, and some thoughts as they came."""
+    measured = page.get("measured") or {}
+    rows = [
+        {
+            "name": said,
+            "right": measured[f"quietstar/accuracy_{name}"],
+            "nats": measured.get(f"quietstar/answer_nats_{name}"),
+            "hardest": measured.get(f"quietstar/hardest_nats_{name}"),
+        }
+        for name, said in _CONDITIONS.items()
+        if f"quietstar/accuracy_{name}" in measured
+    ]
+    return {
+        "rows": rows,
+        "hardest": int(measured.get("quietstar/hardest_tokens", 0)),
+        "samples": list(page.get("samples") or ()),
+    }
+
+
 def ternary_tables(page: Mapping[str, Any]) -> dict[str, Any]:
     """Layers of phase 4 with their sensitivity, and every try of every stage."""
     layers = [{"name": name, **layer} for name, layer in (page.get("layers") or {}).items()]

@@ -123,12 +123,13 @@ def test_all_conditions_are_asked_and_an_unreachable_bound_skips_every_thought(t
         run_controls(model, tokenizer, [], coherence_bound=0.7, **options)
 
 
-def controls(own, off, shuffled, filler, whole):
+def controls(own, off, shuffled, filler, whole, questions=(), nats=None):
     whole = np.asarray(whole, float)
     return Controls(
         thoughts=[""] * len(own), tokens=np.full(len(own), 5), own=np.array(own, bool), off=np.array(off, bool),
         shuffled=np.array(shuffled, bool), filler=np.array(filler, bool), skipped=whole < 0.7,
-        coherence=Coherence(whole, whole, whole), answers=[""] * len(own),
+        coherence=Coherence(whole, whole, whole), answers=[""] * len(own), questions=np.asarray(questions),
+        nats=nats or {},
     )  # fmt: skip
 
 

@@ -21,6 +21,8 @@ GATES = {
     "quietstar/gain_over_off", "quietstar/sure_gain_over_off", "quietstar/sure_gain_over_shuffled",
     "quietstar/sure_gain_over_filler", "quietstar/coherence", "quietstar/valid_thoughts_fraction",
     "quietstar/bits_per_byte_ratio", "quietstar/policy_failed",
+    "quietstar/hardest_tokens_gain_over_off", "quietstar/sure_hardest_tokens_gain_over_off",
+    "quietstar/hardest_tokens_gain_over_filler", "quietstar/sure_hardest_tokens_gain_over_filler",
 }  # fmt: skip
 
 
@@ -63,7 +65,7 @@ def test_curves_and_report_page(finished):
     assert {"quietstar/cross_entropy", "quietstar/hold_divergence"} <= logged
     page = context.attachments["quietstar"]
     assert page["parallel"] is True
-    assert set(page["by_kind"]) == {"thoughts/decompose", "thoughts/weigh"}
+    assert set(page["by_kind"]) == set(page["nats_by_kind"]) == {"thoughts/decompose", "thoughts/weigh"}
     assert len(page["samples"]) == 6
     assert json.dumps(page)
 

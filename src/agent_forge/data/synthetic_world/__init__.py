@@ -18,17 +18,19 @@ from agent_forge.data.synthetic_world.personas import tool_conversation
 from agent_forge.data.synthetic_world.stories import story
 from agent_forge.data.synthetic_world.words import Item
 
+TOOLS = "tools"
+
 MAKERS: dict[str, Callable[[int, int, int], Item]] = {
     "stories": story,
     "arithmetic": problem,
     "code": program,
     "facts": fact,
-    "tools": tool_conversation,
+    TOOLS: tool_conversation,
 }
 DOMAINS = tuple(MAKERS)
 LEVELS = tuple(range(1, 11))
 
-__all__ = ["DOMAINS", "LEVELS", "Item", "generate"]
+__all__ = ["DOMAINS", "LEVELS", "TOOLS", "Item", "generate"]
 
 
 def generate(seed: int, domain: str, levels: Sequence[int] = LEVELS, *, start: int = 0) -> Iterator[Item]:

@@ -18,9 +18,9 @@ from agent_forge.data.packing import Batches, pack
 from agent_forge.data.tokenizer import split_thought
 from agent_forge.evaluation.answer_nats import answer_nats
 from agent_forge.evaluation.tasks import exact_match, normalised, prompt_ids
-from agent_forge.model.batch_generation import generate_batch
 from agent_forge.model.expert_vectors import Basis, side_paths
 from agent_forge.model.expert_vectors import normalised as in_range
+from agent_forge.model.row_generation import generate_rows
 from agent_forge.phases.edge.expert_training import (
     Sample,
     VectorTraining,
@@ -266,10 +266,11 @@ class Teacher:
         prompts = prompt_ids(self.tokenizer, [task.prompt for task in tasks])
         repeated = [ids for ids in prompts for _ in range(settings.policy_samples)]
         room = 2 * settings.answer_tokens
+        first = self.seed * 7919 + step
         with torch.no_grad(), training.applied():
-            said = generate_batch(
+            said = generate_rows(
                 self.model, self.tokenizer, repeated, room, thought_budget=settings.answer_tokens, temperature=1.0,
-                seed=self.seed * 7919 + step,
+                seeds=range(first, first + len(repeated)),
             )  # fmt: skip
         owners = [task for task in tasks for _ in range(settings.policy_samples)]
         right = torch.tensor([self._right(ids, task.answer) for ids, task in zip(said, owners, strict=True)]).float()

@@ -13,13 +13,13 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from agent_forge.errors import PhaseFailed
+from agent_forge.evaluation.decoding_speed import Step, cached_step, decoding_speed
 from agent_forge.phases.edge.targets import Speed
 
 PROMPT_TOKENS = 128
@@ -69,31 +69,6 @@ def prompt(folder: Path, length: int = PROMPT_TOKENS) -> list[int]:
     return (ids * (length // len(ids) + 1))[:length]
 
 
-def _time(
-    step: Callable[[Sequence[int], bool], int], ids: Sequence[int], tokens: int, repeats: int
-) -> tuple[float, float]:
-    """Median seconds to the first token, and median tokens a second after it; one warm-up goes before.
-
-    Args:
-        step: takes tokens and whether a text begins with them; gives the next token.
-        ids: the prompt.
-        tokens: after the first.
-        repeats: of all.
-    """
-    first, rates = [], []
-    for number in range(repeats + 1):
-        start = time.perf_counter()
-        token = step(ids, True)
-        between = time.perf_counter()
-        for _ in range(tokens):
-            token = step([token], False)
-        end = time.perf_counter()
-        if number:
-            first.append(between - start)
-            rates.append(tokens / (end - between))
-    return median(first), median(rates)
-
-
 def measure_torch(folder: Path, threads: int, tokens: int, repeats: int, *, joined: bool) -> Speed:
     """As `measure`, in this process."""
     import torch
@@ -108,19 +83,10 @@ def measure_torch(folder: Path, threads: int, tokens: int, repeats: int, *, join
         from agent_forge.phases.edge.fusion import join_projections
 
         join_projections(model, torch.tensor([ids], device=device))
-    cache: Any = None
-
-    def step(given: Sequence[int], begins: bool) -> int:
-        nonlocal cache
-        past = {} if begins else {"past_key_values": cache}
-        output = model(input_ids=torch.tensor([given], device=device), use_cache=True, logits_to_keep=1, **past)
-        cache = output.past_key_values
-        return int(output.logits[0, -1].argmax())
-
-    with torch.inference_mode():
-        first, rate = _time(step, ids, tokens, repeats)
-        peak = _peak_memory() if device == "cpu" else torch.cuda.max_memory_allocated()
-        prompt_operations, token_operations = _operations(step, ids)
+    step = cached_step(model)
+    first, rate = decoding_speed(step, ids, tokens, repeats)
+    peak = _peak_memory() if device == "cpu" else torch.cuda.max_memory_allocated()
+    prompt_operations, token_operations = _operations(step, ids)
     flops, bandwidth = machine_rates()
     return Speed(
         JOINED if joined else TORCH, device, platform.machine(), threads, first, rate, peak, shipped_bytes(folder),
@@ -139,7 +105,7 @@ def measure_onnx(folder: Path, threads: int, tokens: int, repeats: int) -> Speed
             session.reset()
         return int(session.step(given).argmax())
 
-    first, rate = _time(step, prompt(folder), tokens, repeats)
+    first, rate = decoding_speed(step, prompt(folder), tokens, repeats)
     peak = _peak_memory()
     flops, bandwidth = machine_rates()
     return Speed(
@@ -165,7 +131,7 @@ def machine_rates() -> tuple[float, float]:
     return 2 * 768**3 / min(products), 2 * source.nbytes / min(copies)
 
 
-def _operations(step: Callable[[Sequence[int], bool], int], ids: Sequence[int]) -> tuple[int, int]:
+def _operations(step: Step, ids: Sequence[int]) -> tuple[int, int]:
     """Tensor operations of a first pass and of one more token."""
     from torch.utils._python_dispatch import TorchDispatchMode
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,8 +9,8 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from agent_forge.data.documents import Document, Task
-from agent_forge.data.tokenizer import encode_documents, has_thoughts
-from agent_forge.evaluation.bits_per_byte import window_nats
+from agent_forge.data.tokenizer import has_thoughts
+from agent_forge.evaluation.answer_nats import answer_nats
 from agent_forge.evaluation.tasks import exact_match
 from agent_forge.model.ternary import rounded
 from agent_forge.phases.forge.lineage import Lineage, answered
@@ -91,13 +90,16 @@ class Examiner:
         return found, after
 
     def answer_loss(self, asked: Mapping[int, Sequence[Question]], max_length: int) -> float:
-        """Mean nats per token of the worked answers, questions given."""
+        """Mean nats per token of the worked answers, questions given; what tools answer is part of them."""
         documents = [question.worked for found in asked.values() for question in found]
         if has_thoughts(self.tokenizer):
             documents = [thinking(document) for document in documents]
+        if not documents:
+            return 0.0
         with rounded(self.student):
-            nats, tokens = answer_nats(self.student, self.tokenizer, documents, max_length)
-        return nats / max(1, tokens)
+            return answer_nats(
+                self.student, self.tokenizer, documents, max_length=max_length, batch_tokens=8192, to_the_end=True
+            ).mean
 
     def practise(
         self, lines: list[tuple[Lineage, Question]], *, temperature: float, seed: int, starts: dict[int, int]
@@ -134,26 +136,6 @@ def shares(asked: Mapping[int, Sequence[Question]], correct: np.ndarray) -> dict
     """Share of right answers by level; ``correct`` has the order of ``asked``."""
     levels = np.asarray([level for level, found in asked.items() for _ in found])
     return {level: float(correct[levels == level].mean()) for level in asked if (levels == level).any()}
-
-
-def answer_nats(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, documents: Sequence[Document], max_length: int
-) -> tuple[float, int]:
-    """Nats of the model's own words (from the first answer on), and how many tokens they are.
-
-    Args:
-        model: any causal language model.
-        tokenizer: its tokenizer.
-        documents: conversations.
-        max_length: longer ones are cut at their beginning.
-    """
-    windows: list[tuple[int, list[int], int]] = []
-    for number, encoded in enumerate(encode_documents(tokenizer, documents)):
-        ids, given = encoded.ids[-max_length:], encoded.prompted[-max_length:]
-        first = next((place for place, told in enumerate(given) if not told and place > 0 and given[place - 1]), 1)
-        windows.append((number, list(ids), len(ids) - first))
-    nats = math.fsum(found for _, found in window_nats(model, windows))
-    return nats, sum(scored for _, _, scored in windows)
 
 
 def question_json(question: Question) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from agent_forge.agent.dialogue import hear
 from agent_forge.data.documents import Document
 from agent_forge.data.tokenizer import has_thoughts
 from agent_forge.evaluation.tasks import prompt_ids
-from agent_forge.model.batch_generation import generate_batch
+from agent_forge.model.row_generation import generate_rows
 from agent_forge.phases.forge.checker import equations_hold, verified
 from agent_forge.phases.forge.questions import Question
 
@@ -48,8 +48,14 @@ def own_answers(
     """
     prompts = prompt_ids(tokenizer, [question.task.prompt for question in questions])
     room = max_tokens * (2 if has_thoughts(tokenizer) else 1)
-    said = generate_batch(
-        model, tokenizer, prompts, room, thought_budget=max_tokens, temperature=temperature, seed=seed
+    said = generate_rows(
+        model,
+        tokenizer,
+        prompts,
+        room,
+        thought_budget=max_tokens,
+        temperature=temperature,
+        seeds=range(seed, seed + len(prompts)),
     )
     return [_verified(each, *hear(tokenizer, ids)) for each, ids in zip(questions, said, strict=True)]
 

@@ -4,7 +4,7 @@ from agent_forge.contract import Declaration
 
 DECLARATION = Declaration(
     name="quietstar",
-    version=2,  # the fact practice names direct_fraction; a convolution thinks in parallel
+    version=3,  # measures the nats of right answers, too
     consumes={"model": "checkpoint", "corpus": "corpus"},
     produces={"model": "checkpoint"},
 )

@@ -11,18 +11,19 @@ What we do differently:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from agent_forge.data.documents import Task
-from agent_forge.data.tokenizer import split_thought, thought_ids
+from agent_forge.data.tokenizer import encode_texts, split_thought, thought_ids
 from agent_forge.evaluation.tasks import normalised, prompt_ids
-from agent_forge.model.batch_generation import generate_batch
+from agent_forge.model.row_generation import generate_rows
 from agent_forge.phases.quietstar.coherence import Coherence, coherence
 from agent_forge.phases.quietstar.habit import filler_id
+from agent_forge.phases.quietstar.hardest_tokens import answer_token_nats
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Controls:
         on: bool [N], right with thoughts injected where they are coherent, and none where not.
         coherence: of each thought.
         answers: said after each thought.
+        questions: int64 [M], to which question each token of the right answers belongs.
+        nats: float64 [M] of these tokens by condition: own, off, shuffled, filler.
     """
 
     thoughts: list[str]
@@ -48,6 +51,8 @@ class Controls:
     skipped: np.ndarray
     coherence: Coherence
     answers: list[str]
+    questions: np.ndarray
+    nats: Mapping[str, np.ndarray]
 
     @property
     def on(self) -> np.ndarray:
@@ -83,25 +88,25 @@ def run_controls(
         raise ValueError("there are no tasks to ask")
     prompts = prompt_ids(tokenizer, [task.prompt for task in tasks])
     # 1. thoughts, written under the budget
-    written = generate_batch(
+    written = generate_rows(
         model, tokenizer, prompts, thought_budget + 2, think=True, thought_budget=thought_budget,
         batch_tokens=batch_tokens, stop_ids=[thought_ids(tokenizer)[1]],
     )  # fmt: skip
     thoughts = [split_thought(tokenizer, ids)[0] for ids in written]
     # 2. answers after each kind of thought
-    filler = filler_id(tokenizer)
-    stand_ins = {
-        "own": thoughts,
-        "shuffled": [thoughts[other] for other in others(tasks)],
-        "filler": [[filler] * len(thought) for thought in thoughts],
-        "off": None,
-    }
+    given = conditions(tokenizer, tasks, thoughts)
     said = {
-        name: answers_after(model, tokenizer, prompts, given, answer_tokens, batch_tokens=batch_tokens)
-        for name, given in stand_ins.items()
+        name: answers_after(model, tokenizer, prompts, inner, answer_tokens, batch_tokens=batch_tokens)
+        for name, inner in given.items()
     }
     right = {name: judged(tokenizer, tasks, ids) for name, ids in said.items()}
-    # 3. which thoughts are injected at all
+    # 3. how surprising the right answers are after each kind of thought
+    wanted = encode_texts(tokenizer, [task.answer for task in tasks])
+    nats = {
+        name: answer_token_nats(model, led(tokenizer, prompts, inner), wanted, batch_tokens=batch_tokens)
+        for name, inner in given.items()
+    }
+    # 4. which thoughts are injected at all
     found = coherence(model, tokenizer, prompts, thoughts, said["own"], batch_tokens=batch_tokens)
     return Controls(
         thoughts=[str(tokenizer.decode(ids)) for ids in thoughts],
@@ -109,8 +114,23 @@ def run_controls(
         skipped=found.whole < coherence_bound,
         coherence=found,
         answers=[str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in said["own"]],
+        questions=np.repeat(np.arange(len(tasks)), [len(ids) for ids in wanted]),
+        nats=nats,
         **right,
     )
+
+
+def conditions(
+    tokenizer: PreTrainedTokenizerBase, tasks: Sequence[Task], thoughts: list[list[int]]
+) -> dict[str, list[list[int]] | None]:
+    """What stands between the marks under each condition; None = no marks either."""
+    filler = filler_id(tokenizer)
+    return {
+        "own": thoughts,
+        "shuffled": [thoughts[other] for other in others(tasks)],
+        "filler": [[filler] * len(thought) for thought in thoughts],
+        "off": None,
+    }
 
 
 def answers_after(
@@ -123,11 +143,18 @@ def answers_after(
     batch_tokens: int = 8192,
 ) -> list[list[int]]:
     """Tokens said after given thoughts; None = without any, not even marks."""
-    if thoughts is not None:
-        opening, closing = thought_ids(tokenizer)
-        pairs = zip(prompts, thoughts, strict=True)
-        prompts = [[*prompt, opening, *thought, closing] for prompt, thought in pairs]
-    return generate_batch(model, tokenizer, prompts, answer_tokens, think=False, batch_tokens=batch_tokens)
+    prompts = led(tokenizer, prompts, thoughts)
+    return generate_rows(model, tokenizer, prompts, answer_tokens, think=False, batch_tokens=batch_tokens)
+
+
+def led(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]], thoughts: Sequence[Sequence[int]] | None
+) -> Sequence[Sequence[int]]:
+    """Prompts with a thought between marks behind each; None = as they are."""
+    if thoughts is None:
+        return prompts
+    opening, closing = thought_ids(tokenizer)
+    return [[*prompt, opening, *thought, closing] for prompt, thought in zip(prompts, thoughts, strict=True)]
 
 
 def judged(tokenizer: PreTrainedTokenizerBase, tasks: Sequence[Task], said: Sequence[Sequence[int]]) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 from agent_forge.data.documents import Task
 from agent_forge.evaluation.statistics import paired_bootstrap
 from agent_forge.phases.quietstar.controls import Controls
+from agent_forge.phases.quietstar.hardest_tokens import hardest, relative_gain
 
 CONTROLS = ("off", "shuffled", "filler")
 SHOWN = 12
@@ -45,13 +46,37 @@ def figures(found: Controls) -> dict[str, float]:
     return measured
 
 
+def hardest_figures(found: Controls, given: np.ndarray) -> dict[str, float]:
+    """Nats of the right answers' tokens by condition, and what thoughts gain on the hardest of them.
+
+    Args:
+        found: of `run_controls`.
+        given: [M] nats of the same tokens under the model as it came, without a thought: they say which are hardest.
+    """
+    chosen = hardest(given)
+    measured = {"quietstar/hardest_tokens": float(chosen.sum()), "quietstar/hardest_nats_before": _mean(given[chosen])}
+    for name in ("own", *CONTROLS):
+        measured[f"quietstar/answer_nats_{name}"] = _mean(found.nats[name])
+        measured[f"quietstar/hardest_nats_{name}"] = _mean(found.nats[name][chosen])
+    for name in CONTROLS:
+        gain = relative_gain(found.nats["own"][chosen], found.nats[name][chosen], found.questions[chosen])
+        measured[f"quietstar/hardest_tokens_gain_over_{name}"] = gain.difference
+        measured[f"quietstar/sure_hardest_tokens_gain_over_{name}"] = gain.low
+    return measured
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean())
+
+
 def report_page(tasks: Sequence[Task], found: Controls, measured: dict[str, float], **facts: Any) -> dict[str, Any]:
-    """JSON for the report: figures, accuracy by way of thinking, and some thoughts as they were."""
+    """JSON for the report: figures, accuracy and nats by way of thinking, and some thoughts as they were."""
     kinds = sorted({task.kind for task in tasks})
-    by_kind = {}
+    by_kind, nats_by_kind = {}, {}
     for kind in kinds:
         own = np.asarray([task.kind == kind for task in tasks])
-        by_kind[kind] = {name: float(getattr(found, name)[own].mean()) for name in ("on", *CONTROLS)}
+        by_kind[kind] = {name: _mean(getattr(found, name)[own]) for name in ("on", *CONTROLS)}
+        nats_by_kind[kind] = {name: _mean(nats[own[found.questions]]) for name, nats in found.nats.items()}
     whole = found.coherence.whole
     samples = [
         {
@@ -64,4 +89,6 @@ def report_page(tasks: Sequence[Task], found: Controls, measured: dict[str, floa
         }
         for number, task in enumerate(tasks[:SHOWN])
     ]
-    return {"measured": dict(measured), "by_kind": by_kind, "samples": samples, **facts}
+    return {
+        "measured": dict(measured), "by_kind": by_kind, "nats_by_kind": nats_by_kind, "samples": samples, **facts,
+    }  # fmt: skip

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 from safetensors.torch import save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -19,15 +20,17 @@ from agent_forge.contract import Artifacts, Context, one
 from agent_forge.data.corpora import Corpus
 from agent_forge.data.documents import Task
 from agent_forge.data.thought_habit import habit_tasks
+from agent_forge.data.tokenizer import encode_texts
 from agent_forge.evaluation.bits_per_byte import mean_bits_per_byte, score_domains
-from agent_forge.evaluation.tasks import exact_match
+from agent_forge.evaluation.tasks import exact_match, prompt_ids
 from agent_forge.model.checkpoint import save_model
 from agent_forge.phases.quietstar import DECLARATION
 from agent_forge.phases.quietstar.config import QuietstarConfig
 from agent_forge.phases.quietstar.controls import run_controls
 from agent_forge.phases.quietstar.course import Course
 from agent_forge.phases.quietstar.habit import HabitBatches, habit_batches
-from agent_forge.phases.quietstar.measurement import figures, report_page
+from agent_forge.phases.quietstar.hardest_tokens import answer_token_nats
+from agent_forge.phases.quietstar.measurement import figures, hardest_figures, report_page
 from agent_forge.phases.quietstar.mixing_head import MixingHead
 from agent_forge.phases.quietstar.thought_tokens import add_thought_tokens, marks_of
 
@@ -50,6 +53,7 @@ class Quietstar:
         practice = practice_of(config, context.seed)
         tasks = habit_tasks(practice, config.test_tasks)
         measured = _before(config, model, tokenizer, corpus, tasks)
+        given = _answer_nats(model, tokenizer, tasks)
         resize = add_thought_tokens(model, tokenizer)
         before = copy.deepcopy(model).requires_grad_(False)
         course = Course(config, context, model, before, _batches(config, corpus, tokenizer, context.seed),
@@ -68,7 +72,7 @@ class Quietstar:
             model, tokenizer, tasks, thought_budget=config.thought_budget, answer_tokens=config.answer_tokens,
             coherence_bound=config.coherence_bound,
         )  # fmt: skip
-        measured |= figures(found)
+        measured |= figures(found) | hardest_figures(found, given)
         bits = mean_bits_per_byte(score_domains(model, tokenizer, corpus, "test", config.test_documents))
         measured["quietstar/bits_per_byte"] = bits
         measured["quietstar/bits_per_byte_ratio"] = bits / measured["quietstar/bits_per_byte_before"]
@@ -110,6 +114,12 @@ def _before(
     bits = mean_bits_per_byte(score_domains(model, tokenizer, corpus, "test", config.test_documents))
     answered = exact_match(model, tokenizer, tasks, config.answer_tokens, think=False)
     return {"quietstar/bits_per_byte_before": bits, "quietstar/accuracy_before": answered.accuracy}
+
+
+def _answer_nats(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tasks: list[Task]) -> np.ndarray:
+    """Nats of the right answers' tokens, without thoughts."""
+    prompts = prompt_ids(tokenizer, [task.prompt for task in tasks])
+    return answer_token_nats(model, prompts, encode_texts(tokenizer, [task.answer for task in tasks]))
 
 
 def _batches(config: QuietstarConfig, corpus: Corpus, tokenizer: PreTrainedTokenizerBase, seed: int) -> HabitBatches:
