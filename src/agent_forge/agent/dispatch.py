@@ -129,11 +129,11 @@ class Dispatcher:
         if not path.exists():
             return None
         try:
-            with safe_open(path, framework="pt") as file:
-                if f"{_ROOM}weight" not in file.keys():  # noqa: SIM118 - an opened file is no mapping
+            with safe_open(path, framework="pt") as opened:
+                if f"{_ROOM}weight" not in opened.keys():  # noqa: SIM118 - an opened file is no mapping
                     return None
-                weight, bias = file.get_tensor(f"{_ROOM}weight"), file.get_tensor(f"{_ROOM}bias")
-                classes = bytes(file.get_tensor(f"{_ROOM}classes").tolist()).decode().split("\n")
+                weight, bias = opened.get_tensor(f"{_ROOM}weight"), opened.get_tensor(f"{_ROOM}bias")
+                classes = bytes(opened.get_tensor(f"{_ROOM}classes").tolist()).decode().split("\n")
         except (SafetensorError, OSError, TypeError, ValueError) as error:
             raise HandoffError(f"{path} has no readable classifier of questions: {error}") from error
         if BASE not in classes or weight.shape[:-1] != bias.shape or bias.shape != (len(set(classes)),):

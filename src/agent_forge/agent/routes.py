@@ -51,7 +51,7 @@ def open_first_pass(
     dispatcher = Dispatcher.open(folder, ROUTES)
     if dispatcher is None:
         raise HandoffError(f"the design has routes, and {ROUTES} with the classifier of questions is not beside it")
-    width = int(model.get_input_embeddings().weight.shape[1])
+    width = int(model.config.hidden_size)
     if dispatcher.weight.shape[1] != width:
         raise HandoffError(f"{ROUTES} reads {dispatcher.weight.shape[1]} features, and this model has {width}")
     known = [name for name in dispatcher.classes if name != BASE]

@@ -32,16 +32,16 @@ def divided():
     """An agent that a calculator helps with sums, where it errs, and harms with joins, where it counts one too many."""
     documents = []
     for number, problem in enumerate(SUMS):
-        for wrong in (0, 1, 1, 2, 2):  # so that the answer must be read off the thought
-            result = int(problem.core) + wrong * (number % 2)
+        for wrong in (0, 1, 1, 2, 2) if number % 2 else (0, 0):  # so that the answer must be read off the thought
+            result = int(problem.core) + wrong
             worked = f"{problem.ask[4]} + {problem.ask[10]} = {result}"
             documents.append(Document.chat([("user", problem.ask), ("thought", worked), ("assistant", str(result))]))
     for problem in JOINS:
         worked = f"{problem.ask[5]} + {problem.ask[10]} = {problem.core}"
-        documents += [Document.chat([("user", problem.ask), ("thought", worked), ("assistant", problem.core)])] * 3
+        documents += [Document.chat([("user", problem.ask), ("thought", worked), ("assistant", problem.core)])] * 2
     tokenizer = train_tokenizer([document.text for document in documents] * 4, 300)
     add_thoughts(tokenizer)
-    model = taught(tokenizer, documents, 180)
+    model = taught(tokenizer, documents, 150)
     return model, tokenizer, world_toolbox(Knowledge(RECORDS))
 
 
@@ -121,7 +121,8 @@ def test_routes_keep_a_bound_on_tokens_and_need_a_first_pass(divided):
 
 def families():
     """The two kinds, the same questions in every split: the agent knows no others."""
-    return {"sum 2": lambda split: iter(SUMS), "join 2": lambda split: iter([*JOINS, *HARD])}
+    joins = [problem for n in range(4) for problem in (*JOINS[3 * n : 3 * n + 3], HARD[n])]
+    return {"sum 2": lambda split: iter(SUMS), "join 2": lambda split: iter(joins)}
 
 
 def test_the_phase_chooses_routes_and_writes_them(divided, edge_folders, tmp_path):

@@ -98,14 +98,7 @@ def search_design(
     if not HEAD_ROOM[0] <= share <= HEAD_ROOM[1]:
         reason = f"the best design by hand ({ledger.name(best)}) is right in {share:.0%} of the cases: no head-room"
         return skipped(ledger, best, share, reason)
-    ledger.total = evaluations * (1 + sum(name != "composed" for name in controls))
-    evolved = search.evolve(population)
-    chosen = search.choose_by_kind(evolved) if space.kinds else search.choose(evolved)
-    others: dict[Control, Drawn] = {}
-    for name in controls:
-        drawn = search.draw(name)
-        others[name] = search.choose_by_kind(drawn) if name == "composed" else search.choose(drawn), drawn
-    return verdict(ledger, chosen, evolved, others, all_hand_written, seed)
+    return search.run(controls, population, all_hand_written)
 
 
 class _Search:
@@ -116,6 +109,17 @@ class _Search:
         self.evaluations, self.finalists, self.most, self.seed = evaluations, finalists, most, seed
         if self.space.kinds:  # the finalists of a choice by kind are designs of their own, and so is what is chosen
             self.finalists = max(1, min(finalists, (evaluations - len(self.by_hand)) // 3))
+
+    def run(self, controls: Sequence[Control], population: int, all_hand_written: bool) -> Searched:
+        """Evolution, its choice, the controls with theirs, and the verdict on all of them."""
+        self.ledger.total = self.evaluations * (1 + sum(name != "composed" for name in controls))
+        evolved = self.evolve(population)
+        chosen = self.choose_by_kind(evolved) if self.space.kinds else self.choose(evolved)
+        others: dict[Control, Drawn] = {}
+        for name in controls:
+            drawn = self.draw(name)
+            others[name] = self.choose_by_kind(drawn) if name == "composed" else self.choose(drawn), drawn
+        return verdict(self.ledger, chosen, evolved, others, all_hand_written, self.seed)
 
     def evolve(self, population: int) -> list[AgentDesign]:
         """NSGA-II; every design that it tried, in order."""

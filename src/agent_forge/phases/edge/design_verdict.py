@@ -49,7 +49,7 @@ def verdict(
     test = ledger.questions.test
     habit, *by_hand = ledger.by_hand.values()
     compared = [habit, *(by_hand if all_hand_written else [min(ledger.by_hand.values(), key=ledger.rank)])]
-    controls = {name: control for name, (control, _) in others.items()}
+    controls: dict[str, AgentDesign] = {name: control for name, (control, _) in others.items()}
     trials = {design: ledger.bench.measure(design, test) for design in [chosen, *compared, *controls.values()]}
     best = min(compared, key=lambda design: (-trials[design].accuracy, trials[design].mean_tokens))
     figures = _counted(ledger, evolved, others)
@@ -60,7 +60,8 @@ def verdict(
         "routes": float(len(chosen.routes)),
     }
     judged = {"searched": trials[chosen]}
-    for name, design in {"hand_written": best, "habit": habit, **controls}.items():
+    compared_with = {"hand_written": best, "habit": habit} | controls
+    for name, design in compared_with.items():
         figures |= {
             f"{name}_test_accuracy": trials[design].accuracy, f"{name}_test_tokens": trials[design].mean_tokens
         }  # fmt: skip
@@ -71,10 +72,10 @@ def verdict(
         for design in [chosen, *compared]
     }
     front = ledger.front([*evolved, *(design for _, drawn in others.values() for design in drawn)])
-    page = {
+    page: dict[str, Any] = {name: design.to_json() for name, design in controls.items()}
+    page |= {
         "chosen": ledger.name(chosen),
         "best_by_hand": ledger.name(best),
-        **{name: design.to_json() for name, design in controls.items()},
         "design": chosen.to_json(),
         "test": rows,
         "front": front,
