@@ -146,6 +146,13 @@ def test_who_has_conversations_with_tools_gets_no_more(tmp_path, stories, own):
     assert digests(tmp_path / "with") == digests(tmp_path / "without")
 
 
+def test_what_is_added_hides_no_report(tmp_path):
+    ingest(["code=synthetic"], tmp_path / "c", seed=1, synthetic_bytes=60_000, tool_share=0.25)
+    reports = Corpus.open(tmp_path / "c").facts["sources"]
+    assert set(reports) == {"synthetic", "synthetic (tools)"}
+    assert reports["synthetic"]["kept_bytes"] > reports["synthetic (tools)"]["kept_bytes"] > 0
+
+
 def test_a_larger_share_of_ones_own_is_kept(tmp_path, stories):
     calls = write_lines(tmp_path / "toolformer.jsonl", [{"text": story(2000 + n)} for n in range(60)])
     ingest([f"tales={stories}:20", f"{calls}:80"], tmp_path / "c", seed=1, synthetic_bytes=60_000, tool_share=0.25)

@@ -132,7 +132,8 @@ def _add(gathered: Gathered, more: Gathered) -> None:
     """What another look brought."""
     for domain, entries in more.entries.items():
         gathered.entries.setdefault(domain, []).extend(entries)
-    gathered.reports.update(more.reports)
+    for name, report in more.reports.items():  # who reads another domain of the synthetic world has a report of it
+        gathered.reports[f"{name} ({TOOLS})" if name in gathered.reports else name] = report
     gathered.fixed.update(more.fixed)
 
 
