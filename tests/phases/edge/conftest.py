@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.phases.edge.onnx_models import ternary_folder
 
 from agent_forge.agent.kinds import world_toolbox
 from agent_forge.agent.knowledge import Knowledge
@@ -12,7 +13,7 @@ from agent_forge.data.tokenizer import train_tokenizer
 from agent_forge.data.world_knowledge import world_records
 from agent_forge.model import CognateConfig, CognateForCausalLM
 from agent_forge.model.roles import quantizable_linears
-from agent_forge.model.ternary import Layout, TernaryLinear, freeze
+from agent_forge.model.ternary import Layout, TernaryLinear
 from agent_forge.model.ternary_checkpoint import finish_student, save_ternary
 from agent_forge.model.ternary_selection import select
 from agent_forge.phases import load
@@ -74,22 +75,4 @@ def at_the_edge(edge_folders, take_to_the_edge, tmp_path_factory):
 @pytest.fixture(scope="session")
 def agent(tmp_path_factory):
     """A tiny ternary checkpoint without tools: enough to measure its speed."""
-    torch.manual_seed(0)
-    tokenizer = train_tokenizer(["Ann has 3 red apples and eats 2 of them."] * 4, 280)
-    model = CognateForCausalLM(
-        CognateConfig(
-            vocab_size=280,
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            short_convolution=2,
-            zero_init_output=False,
-        )
-    ).eval()
-    for _, linear in list(quantizable_linears(model)):
-        TernaryLinear.from_linear(linear, Layout())
-    freeze(model)
-    folder = tmp_path_factory.mktemp("agent")
-    save_ternary(model, tokenizer, folder, select(model, tokenizer), {})
-    return folder
+    return ternary_folder(tmp_path_factory.mktemp("agent"))
