@@ -61,10 +61,14 @@ def document_positions(documents: Tensor) -> Tensor:
 
 
 def rotary_table(positions: Tensor, head_size: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [B or 1, T, 1, head_size / 2] of the rotary angles at ``positions``."""
+    """Cosines and signed sines [B or 1, T, 1, head_size] of the rotary angles at ``positions``.
+
+    The first half of the channels takes −sin of the second, the second half +sin of the first.
+    """
     exponent = torch.arange(0, head_size, 2, dtype=torch.float32, device=positions.device) / head_size
     angles = positions.float()[..., None, None] * theta**-exponent
-    return angles.cos().to(dtype), angles.sin().to(dtype)
+    cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
+    return torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
 
 
 class _Rotate(torch.autograd.Function):
@@ -82,12 +86,10 @@ class _Rotate(torch.autograd.Function):
 
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor, sign: int) -> Tensor:
+    # Whole rows: writing each half of the channels for itself takes two to three times as long on a CPU.
     half = x.shape[-1] // 2
-    first, second = x[..., :half], x[..., half:]
-    out = torch.empty_like(x)
-    torch.mul(first, cos, out=out[..., :half]).addcmul_(second, sin, value=-sign)
-    torch.mul(second, cos, out=out[..., half:]).addcmul_(first, sin, value=sign)
-    return out
+    swapped = torch.cat([x[..., half:], x[..., :half]], -1)
+    return (x * cos).addcmul_(swapped, sin, value=sign)
 
 
 def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:

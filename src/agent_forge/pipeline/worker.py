@@ -2,7 +2,8 @@
 
 A fork server imports torch and transformers once; each phase is a fork of it. So a time limit can
 really end a phase, its memory is really returned, and running out of memory takes down that phase
-alone. If the parent dies, the child ends itself: nobody would take its result.
+alone. If the parent dies, the child ends itself: nobody would take its result. Reading the sources needs no torch:
+that step is an interpreter of its own, at work while the fork server imports.
 """
 
 from __future__ import annotations
@@ -18,13 +19,16 @@ import threading
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.context import ForkServerContext, SpawnContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from agent_forge.contract import Artifact, Artifacts
 from agent_forge.errors import DiskFull, ForgeError, OutOfMemory
+from agent_forge.pipeline.ingest import INGEST
 
 _PRELOAD = "agent_forge.pipeline.preload"
 MEMORY_EXIT = 77
@@ -73,9 +77,9 @@ class Child:
     """A running phase: its process and the parent's end of its pipe."""
 
     def __init__(self, order: WorkOrder) -> None:
-        context = _context()
+        context = _context(order.phase)
         self.connection, theirs = context.Pipe()
-        self.process: ForkServerProcess = context.Process(
+        self.process: BaseProcess = context.Process(
             target=_main, args=(order, theirs), name=f"agent-forge {order.phase}"
         )
         self.process.start()
@@ -97,10 +101,13 @@ class Child:
         self.connection.close()
 
 
-def _context() -> ForkServerContext:
+def _context(phase: str) -> ForkServerContext | SpawnContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([_PRELOAD])
-    return context
+    if phase != INGEST.name:
+        return context
+    forkserver.ensure_running()
+    return multiprocessing.get_context("spawn")
 
 
 def _main(order: WorkOrder, connection: Connection) -> None:
@@ -161,17 +168,12 @@ def _keep_freed_memory() -> None:
 
 
 def _run(order: WorkOrder, connection: Connection) -> dict[str, Any]:
-    import torch
-    from transformers.utils.logging import disable_progress_bar
-
     from agent_forge.pipeline.context import WorkerContext
     from agent_forge.pipeline.handoffs import check_handoffs
     from agent_forge.pipeline.plan import load_step
 
-    disable_progress_bar()  # the runner shows progress; bars of saving and loading would break its lines
-    _keep_freed_memory()
-    torch.set_num_threads(order.threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    if order.phase != INGEST.name:
+        _prepare_torch(order.threads)
     phase = load_step(order.phase)
     inputs = artifacts_from_json(order.inputs)
     with WorkerContext(order, connection) as context:
@@ -185,6 +187,18 @@ def _run(order: WorkOrder, connection: Connection) -> dict[str, Any]:
             "attachments": context.attachments,
             "warnings": context.warnings,
         }
+
+
+def _prepare_torch(threads: int) -> None:
+    import torch
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # the runner shows progress; bars of saving and loading would break its lines
+    _keep_freed_memory()
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # every new tensor would be written twice
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def phase_config(name: str, values: Mapping[str, Any]) -> Any:

@@ -49,15 +49,16 @@ def test_rows_by_hand():
     assert not rows.was_tried(1, genes["on"])  # what failed in one design may do in another
 
 
-def test_a_row_is_taken_only_where_it_is_clearly_better():
+def test_a_row_is_taken_where_it_answers_more_or_as_much_for_less():
     kinds = ["sum"] * 20 + ["row"] * 20
     rows, later = Rows(TWO, kinds), Rows(TWO, ["row", "sum"])
     rows.add(HABIT, trial("1" * 10 + "0" * 10 + "1" * 10 + "0" * 10))
-    rows.add(CALCULATED, trial("1" * 18 + "00" + "0" + "1" * 10 + "0" * 9))  # +8 sums; as many rows, others
+    rows.add(CALCULATED, trial("1" * 18 + "00" + "0" + "1" * 10 + "0" * 9))  # +8 sums; as many rows
     assert rows.settled(HABIT, [CALCULATED], later, {}).routes == (("sum", CALCULATED),)
-    rows.add(OFF, trial("1" * 10 + "0" * 10 + "0" + "1" * 11 + "0" * 8))  # two rows won, one lost: luck
-    found = rows.settled(HABIT, [rows.composed()], later, {})
-    assert found.route("row") == HABIT
+    rows.add(OFF, trial("1" * 10 + "0" * 10 + "0" + "1" * 11 + "0" * 8))  # two rows won, one lost
+    assert rows.settled(HABIT, [rows.composed()], later, {}).route("row") == OFF
+    lost = {HABIT: trial("11"), rows.composed(): trial("00")}  # ... but further questions lost
+    assert rows.settled(HABIT, [rows.composed()], later, lost).route("row") == HABIT
     cheap = AgentDesign(tools="never", thought_budget=16).canonical()
     rows.add(cheap, trial("0" * 20 + "1" * 10 + "0" * 10, [5] * 40))  # as good on rows, for half the tokens
     assert rows.settled(HABIT, [cheap, CALCULATED], later, {}).route("row") == cheap

@@ -57,6 +57,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         correct = torch.empty(count, dtype=torch.bool, device=hidden.device)
         d_hidden = torch.empty_like(hidden)
         d_head = torch.zeros(head.shape, dtype=torch.float32, device=head.device)
+        rows = torch.arange(len(logits), device=hidden.device)
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, count, piece):
                 x, target = hidden[start : start + piece], labels[start : start + piece, None]
@@ -70,8 +71,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 chosen = p.gather(1, target)
                 nats[start : start + piece] = -chosen.float().clamp(min=1e-30).log_().squeeze(1)
                 correct[start : start + piece] = (z.gather(1, target) >= z.amax(1, keepdim=True)).squeeze(1)
-                # 3. Its gradient: softmax minus one at the target, through the cap.
-                p.scatter_(1, target, chosen - 1)
+                # 3. Its gradient: softmax minus one at the target, through the cap. scatter_ would copy the piece twice.
+                p.index_put_((rows[: len(x)], target.squeeze(1)), chosen.squeeze(1) - 1)
                 if soft_cap:
                     p.mul_(z.div_(soft_cap).square_().neg_().add_(1))
                 torch.mm(p, weight, out=d_hidden[start : start + piece])

@@ -14,7 +14,7 @@ What we do differently from the first:
 5. The first population holds the designs by hand and mutants of the good ones among them: of random designs nine in ten
    are useless (a thought forced on every question, no tools, thoughts of eight tokens).
 6. What a row did for its kind is remembered (`agent_forge.phases.edge.design_rows`): each generation is given the
-   design made of the best row of each kind, and the chosen one has a row of its own only where it is clearly better.
+   design made of the best row of each kind, and the chosen one has a row of its own where that answers more.
 7. A design far behind the best by hand on the first questions is not asked the others (screened).
 8. Controls with equally many evaluations, that may take the designs by hand, too: random search; and designs by hand
    put together at random, kind by kind. All choose among finalists on further questions of the selection split, and
