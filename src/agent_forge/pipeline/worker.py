@@ -191,9 +191,12 @@ def _run(order: WorkOrder, connection: Connection) -> dict[str, Any]:
 
 def _prepare_torch(threads: int) -> None:
     import torch
+    from tqdm import tqdm
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # the runner shows progress; bars of saving and loading would break its lines
+    # its own lock is a named semaphore: of a process that is ended it stays, and Python warns behind our last line
+    tqdm.set_lock(threading.RLock())
     _keep_freed_memory()
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)

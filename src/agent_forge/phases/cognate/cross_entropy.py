@@ -71,7 +71,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 chosen = p.gather(1, target)
                 nats[start : start + piece] = -chosen.float().clamp(min=1e-30).log_().squeeze(1)
                 correct[start : start + piece] = (z.gather(1, target) >= z.amax(1, keepdim=True)).squeeze(1)
-                # 3. Its gradient: softmax minus one at the target, through the cap. scatter_ would copy the piece twice.
+                # 3. Its gradient: softmax minus one at the target, through the cap (scatter_ copies the piece twice).
                 p.index_put_((rows[: len(x)], target.squeeze(1)), chosen.squeeze(1) - 1)
                 if soft_cap:
                     p.mul_(z.div_(soft_cap).square_().neg_().add_(1))
