@@ -51,9 +51,10 @@ def phases_of(answer, kind):
 
 
 def workers(runner):
-    """Processes of phases: forks of the fork server, which is a child of the runner."""
-    servers = [each for each in psutil.Process(runner).children() if "forkserver" in " ".join(each.cmdline())]
-    return [each for server in servers for each in server.children()]
+    """Processes of phases: the data step, and forks of the fork server, which is a child of the runner as well."""
+    found = {each: " ".join(each.cmdline()) for each in psutil.Process(runner).children()}
+    forks = [each for server, command in found.items() if "forkserver" in command for each in server.children()]
+    return [*forks, *(each for each, command in found.items() if "spawn_main" in command)]
 
 
 def worker_of(runner):
@@ -189,12 +190,14 @@ def test_control_c_stops_at_a_saved_state_and_resuming_gives_the_same(
 def test_control_c_in_the_data_step_starts_no_further_phase(forge, forge_process, tiny_run, tmp_path):
     home = tmp_path / "home"
     arguments = [*tiny_run(data__synthetic_bytes=400_000), *COGNATE, "--home", home, "--session", "one"]
-    with forge_process(*arguments) as runner:
+    # The whole group, as from a terminal: the data step and the fork server are still importing.
+    with forge_process(*arguments, start_new_session=True) as runner:
         worker_of(runner)
-        runner.send_signal(signal.SIGINT)
+        os.killpg(runner.pid, signal.SIGINT)
         _, said = runner.communicate(timeout=120)
     assert runner.returncode == 130, said
     assert "cognate: started" not in said
+    assert "Traceback" not in said
     assert "agent-forge resume one" in said.splitlines()[-1]
     assert row(forge, home, "one")["status"] == "interrupted"
 

@@ -17,7 +17,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
@@ -77,13 +77,14 @@ class Child:
     """A running phase: its process and the parent's end of its pipe."""
 
     def __init__(self, order: WorkOrder) -> None:
-        context = _context(order.phase)
-        self.connection, theirs = context.Pipe()
-        self.process: BaseProcess = context.Process(
-            target=_main, args=(order, theirs), name=f"agent-forge {order.phase}"
-        )
-        self.process.start()
-        theirs.close()
+        with _born_deaf():
+            context = _context(order.phase)
+            self.connection, theirs = context.Pipe()
+            self.process: BaseProcess = context.Process(
+                target=_main, args=(order, theirs), name=f"agent-forge {order.phase}"
+            )
+            self.process.start()
+            theirs.close()
 
     def ask_to_stop(self) -> None:
         """The phase saves its state and stops at its next look (`Context.should_stop`)."""
@@ -101,6 +102,23 @@ class Child:
         self.connection.close()
 
 
+@contextlib.contextmanager
+def _born_deaf() -> Iterator[None]:
+    """Interpreters that are started here ignore Ctrl-C from their first instruction: the parent decides what it means.
+
+    One that came while they import would end them with a traceback. (Only the main thread can say so, and only it
+    is sent a Ctrl-C.)
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _context(phase: str) -> ForkServerContext | SpawnContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([_PRELOAD])
@@ -112,7 +130,7 @@ def _context(phase: str) -> ForkServerContext | SpawnContext:
 
 def _main(order: WorkOrder, connection: Connection) -> None:
     """Body of the child; everything that it raises goes through the pipe."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     try:
