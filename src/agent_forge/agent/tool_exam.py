@@ -6,9 +6,8 @@ Half of the questions are about the world that the agent knows, half about one w
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -26,6 +25,8 @@ from agent_forge.data.world_knowledge import world_records
 
 Worlds = Sequence[tuple[int, Toolbox]]
 
+_REPEATS = 200
+"""So many known questions in a row, and a world is taken to have no others."""
 _UNSEEN_WORLD = 1_000_003
 """Added to the seed: a world whose people occur nowhere in training."""
 
@@ -139,14 +140,28 @@ def says(answer: str, core: str) -> bool:
 def questions_about(
     worlds: Sequence[tuple[int, Toolbox]], levels: Sequence[int], tools: Sequence[str], split: Split, count: int
 ) -> list[tuple[Toolbox, list[Exchange]]]:
-    """Questions of a split about the people of each world, evenly; one in four at least needs no tool."""
+    """Questions of a split about the people of each world, evenly; one in four at least needs no tool.
+
+    None is asked twice: what one lookup asks of a few people would soon repeat, and a repeated answer is no evidence.
+    Where a world has no more questions there are fewer.
+    """
     made = []
     for world, toolbox in worlds:
         wanted = -(-count // len(worlds))
         idle = max(1, wanted // 4)
-        mixed = islice(exchanges(97, levels, split, world=world, tools=tools), wanted - idle)
-        made.append((toolbox, [*mixed, *islice(exchanges(91, levels, split, world=world, tools=()), idle)]))
+        mixed = _distinct(exchanges(97, levels, split, world=world, tools=tools), wanted - idle)
+        made.append((toolbox, [*mixed, *_distinct(exchanges(91, levels, split, world=world, tools=()), idle)]))
     return made
+
+
+def _distinct(endless: Iterator[Exchange], count: int) -> list[Exchange]:
+    found: dict[str, Exchange] = {}
+    repeats = 0
+    while len(found) < count and repeats < _REPEATS:
+        exchange = next(endless)
+        repeats = repeats + 1 if exchange.ask in found else 0
+        found.setdefault(exchange.ask, exchange)
+    return list(found.values())
 
 
 def shown(scores: Sequence[ToolScores], count: int = 10) -> list[dict[str, Any]]:

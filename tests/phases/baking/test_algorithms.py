@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from agent_forge.agent.kinds import world_toolbox
+from agent_forge.agent.knowledge import Knowledge
 from agent_forge.agent.persona import (
     Choice,
     choices,
@@ -12,12 +13,13 @@ from agent_forge.agent.persona import (
     style_statistics,
     with_histories,
 )
-from agent_forge.agent.tool_exam import expected, says
+from agent_forge.agent.tool_exam import expected, questions_about, says
 from agent_forge.agent.transcript import Transcript, Turn
 from agent_forge.data.corpora import Corpus
 from agent_forge.data.packing import IGNORED
 from agent_forge.data.practice_dialogues import Exchange
 from agent_forge.data.tokenizer import thought_ids
+from agent_forge.data.world_knowledge import world_records
 from agent_forge.model.checkpoint import load_model
 from agent_forge.model.ternary import rounded
 from agent_forge.phases.baking.compatibility import judge
@@ -34,6 +36,16 @@ PERSONA = 'You are Salt, the sailor. You begin every answer with "Aye!" and end 
 SUM = Exchange("What is 2 + 3?", (("calculator(2 + 3)", "5"),), "It is 5.", 1, "train")
 TOWN = Exchange("Where does Bo Vane live?", (("lookup(town, Bo Vane)", "Aldale"),), "Aldale.", 1, "train")
 IDLE = Exchange("Please repeat after me: hello.", (), "hello.", 2, "train")
+
+
+def test_no_question_of_an_exam_is_asked_twice():
+    world = 3, world_toolbox(Knowledge(world_records(3, 1))).only(["lookup", "clock"])
+    for tools, enough in ((("clock", "lookup"), True), (("lookup",), False)):
+        ((_, asked),) = questions_about([world], (1,), tools, "test", 80)
+        assert len({exchange.ask for exchange in asked}) == len(asked)
+        needing = [exchange for exchange in asked if exchange.steps]
+        assert (len(needing) == 60) is enough  # what so few people can be asked runs out
+        assert {exchange.tool for exchange in needing} == set(tools)
 
 
 def _said(*turns):
