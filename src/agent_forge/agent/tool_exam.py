@@ -6,9 +6,9 @@ Half of the questions are about the world that the agent knows, half about one w
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -25,7 +25,15 @@ from agent_forge.data.world_knowledge import world_records
 
 Worlds = Sequence[tuple[int, Toolbox]]
 
-_REPEATS = 200
+
+class _Question(Protocol):
+    @property
+    def ask(self) -> str: ...
+
+
+_Asked = TypeVar("_Asked", bound=_Question)
+
+_REPEATS = 400
 """So many known questions in a row, and a world is taken to have no others."""
 _UNSEEN_WORLD = 1_000_003
 """Added to the seed: a world whose people occur nowhere in training."""
@@ -149,18 +157,20 @@ def questions_about(
     for world, toolbox in worlds:
         wanted = -(-count // len(worlds))
         idle = max(1, wanted // 4)
-        mixed = _distinct(exchanges(97, levels, split, world=world, tools=tools), wanted - idle)
-        made.append((toolbox, [*mixed, *_distinct(exchanges(91, levels, split, world=world, tools=()), idle)]))
+        mixed = distinct(exchanges(97, levels, split, world=world, tools=tools), wanted - idle)
+        made.append((toolbox, [*mixed, *distinct(exchanges(91, levels, split, world=world, tools=()), idle)]))
     return made
 
 
-def _distinct(endless: Iterator[Exchange], count: int) -> list[Exchange]:
-    found: dict[str, Exchange] = {}
-    repeats = 0
-    while len(found) < count and repeats < _REPEATS:
-        exchange = next(endless)
-        repeats = repeats + 1 if exchange.ask in found else 0
-        found.setdefault(exchange.ask, exchange)
+def distinct(source: Iterable[_Asked], count: int) -> list[_Asked]:
+    """The first ``count`` different questions; fewer where nothing but known ones comes for long."""
+    found: dict[str, _Asked] = {}
+    repeated = 0
+    for one in source if count else ():
+        repeated = repeated + 1 if one.ask in found else 0
+        found.setdefault(one.ask, one)
+        if len(found) >= count or repeated > _REPEATS:
+            break
     return list(found.values())
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeAlias
 
-from agent_forge.agent.tool_exam import expected, says
+from agent_forge.agent.tool_exam import distinct, expected, says
 from agent_forge.agent.toolbox import Toolbox
 from agent_forge.agent.transcript import Transcript
 from agent_forge.data.documents import Split
@@ -117,17 +117,10 @@ def _calls(toolbox: Toolbox, world: int, seed: int, kind: str, level: int) -> So
 
 def draw(source: Source, split: Split, count: int) -> list[Problem]:
     """The first ``count`` different questions of a family; fewer where it has no more."""
-    found: dict[str, Problem] = {}
-    repeated = 0
     try:
-        for problem in source(split):
-            repeated = repeated + 1 if problem.ask in found else 0
-            found.setdefault(problem.ask, problem)
-            if len(found) >= count or repeated > _MISSES:
-                break
+        return distinct(source(split), count)
     except ValueError:  # no such question at this level
         return []
-    return list(found.values())
 
 
 def mixed(families: Mapping[str, Source], split: Split, count: int) -> list[Problem]:
