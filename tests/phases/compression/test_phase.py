@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from agent_forge.agent.knowledge import Knowledge
 from agent_forge.contract import Phase, one
 from agent_forge.errors import Interrupted
 from agent_forge.model import ternary as ternary_room
-from agent_forge.model.checkpoint import load_model
+from agent_forge.model.checkpoint import load_model, save_model
+from agent_forge.model.expert_vectors import basis_of, identity, save_experts
 from agent_forge.phases.compression import forge_file
 from agent_forge.phases.compression.alone import compress
 from agent_forge.phases.compression.attachments import attachments
@@ -41,8 +43,6 @@ def corpus_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def checkpoint(trained, tokenizer, tmp_path_factory) -> Path:
-    from agent_forge.model.checkpoint import save_model
-
     model = copy.deepcopy(trained)
     for name, module in list(model.named_modules()):
         if name.endswith("proj"):
@@ -92,6 +92,27 @@ def test_risk_002_rows_of_special_tokens_survive_the_coarsest_codec(tmp_path, ch
     assert not torch.equal(after[5:], before[5:])
     assert context.measured["compression/special_rows_identical"] == 1.0
     assert context.measured["compression/round_trip_exact"] == 1.0
+
+
+@pytest.mark.parametrize("ternary", [True, False])
+def test_a_model_with_experts_keeps_the_matrices_that_they_were_made_for(
+    tmp_path, checkpoint, trained, tokenizer, corpus_folder, ternary
+):
+    source = tmp_path / "source"
+    if ternary:
+        shutil.copytree(checkpoint, source)
+    else:
+        save_model(trained, tokenizer, source)
+    model, _ = load_model(source)
+    basis = basis_of(model, 2)
+    coarse = {"max_bytes": 1, "min_retention_fraction": 0.01}
+    bare = run(tmp_path / "bare", source, corpus_folder, **coarse)[1]
+    assert basis_of(forge_file.read_model(bare)[0], 2).digest != basis.digest  # what there is to go wrong
+    save_experts(source, [identity(basis, "same")], basis)
+    file = run(tmp_path / "run", source, corpus_folder, **coarse)[1]
+    assert basis_of(forge_file.read_model(file)[0], 2).digest == basis.digest
+    with pytest.raises(ValueError, match="experts"):
+        run(tmp_path / "forced", source, corpus_folder, **coarse, forced={"linear": "uniform/3"})
 
 
 def test_equal_runs_give_equal_bytes(tmp_path, checkpoint, corpus_folder):

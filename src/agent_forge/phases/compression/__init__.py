@@ -4,7 +4,7 @@ from agent_forge.contract import Declaration
 
 DECLARATION = Declaration(
     name="compression",
-    version=2,  # special rows are exact
+    version=3,  # matrices that experts adapt are exact
     consumes={"model": "checkpoint", "corpus": "corpus", "trunk": "checkpoint?"},
     produces={"agent": "agent_file"},
 )

@@ -15,7 +15,7 @@ from agent_forge.data.documents import Document
 from agent_forge.errors import ArtifactCorrupt, DataError
 from agent_forge.model.checkpoint import load_model
 from agent_forge.phases.compression import forge_file
-from agent_forge.phases.compression.attachments import attached
+from agent_forge.phases.compression.attachments import attached, with_experts
 from agent_forge.phases.compression.config import CompressionConfig
 from agent_forge.phases.compression.phase import choices, measured
 from agent_forge.phases.compression.quality import Meter
@@ -122,6 +122,7 @@ def _compress(
     shrunk = shrink(
         model, tokenizer, calibration=calibration, selection=selection, config=config,
         generator=torch.Generator().manual_seed(seed), progress=lambda share, note: None,
+        has_experts=with_experts(extra),
     )  # fmt: skip
     size = forge_file.write(out, replace(shrunk.compressed, extra=extra), tokenizer)
     figures = measured(shrunk, meter, out, size)

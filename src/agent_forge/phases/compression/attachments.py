@@ -6,9 +6,10 @@ size.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from agent_forge.agent.belongings import BELONGINGS, read_belongings
+from agent_forge.agent.belongings import BELONGINGS, EXPERTS, read_belongings
 from agent_forge.errors import ArtifactCorrupt
 from agent_forge.phases.compression.forge_file import read_manifest, read_section
 from agent_forge.phases.compression.plain import compress_bytes, decompress_bytes
@@ -20,6 +21,11 @@ _LIMIT = 1 << 28
 def attached(checkpoint: Path) -> dict[str, bytes]:
     """What of a checkpoint folder goes into the file: section (without ``extra/``) → bytes; empty for a bare model."""
     return {_PREFIX + name: compress_bytes(content) for name, content in read_belongings(checkpoint).items()}
+
+
+def with_experts(sections: Mapping[str, bytes]) -> bool:
+    """Whether expert vectors are among what `attached` gives."""
+    return _PREFIX + EXPERTS in sections
 
 
 def attachments(path: Path) -> dict[str, bytes]:

@@ -7,7 +7,7 @@ for the report. VPTQ and GPTQ are for matrices whose inputs were seen.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,13 +53,15 @@ class Menu:
 class Knowledge:
     """What the options are priced with: roles, Fisher diagonals and Hessians by tensor name.
 
-    ``special_rows`` are those that no option may change, of the tensors that have any.
+    ``special_rows`` are those that no option may change, of the tensors that have any; ``exact`` are tensors that no
+    option may change at all.
     """
 
     roles: Mapping[str, str]
     fisher: Mapping[str, Tensor]
     hessians: Mapping[str, Tensor]
     special_rows: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    exact: Collection[str] = ()
 
 
 def menu_of(
@@ -69,12 +71,12 @@ def menu_of(
     exact = ternary_coding.find_levels(tensor) if "ternary" in config.codecs and tensor.numel() > 64 else None
     menu = Menu("ternary/exact" if exact is not None else "plain/native")
     if exact is not None:
-        several = exact.scales.numel() > 1
+        several = exact.scales.numel() > 1 and name not in known.exact
         for option in ("ternary/exact", "ternary/linear8") if several else ("ternary/exact",):
             add(menu, name, tensor, option, known)
         return menu, []
     add(menu, name, tensor, "plain/native", known)
-    if not tensor.is_floating_point() or tensor.numel() == 0:
+    if not tensor.is_floating_point() or tensor.numel() == 0 or name in known.exact:
         return menu, []
     try_add(menu, name, tensor, "plain/fp16", known)
     if tensor.numel() <= config.small_tensor_weights or tensor.dim() < 2:
@@ -121,7 +123,7 @@ def add_vptq(
     skipped: list[dict[str, Any]] = []
     shapes: dict[tuple[int, ...], list[str]] = {}
     for name in sorted(menus):
-        if name in known.hessians and menus[name].lossless == "plain/native":
+        if name in known.hessians and menus[name].lossless == "plain/native" and name not in known.exact:
             shapes.setdefault(tuple(tensors[name].shape), []).append(name)
     for shape, names in shapes.items():
         for rate, layouts in codecs.VPTQ_LAYOUTS.items():

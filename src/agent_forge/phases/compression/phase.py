@@ -18,7 +18,7 @@ from agent_forge.data.corpora import Corpus
 from agent_forge.data.documents import Split
 from agent_forge.errors import Interrupted
 from agent_forge.phases.compression import DECLARATION, forge_file
-from agent_forge.phases.compression.attachments import attached
+from agent_forge.phases.compression.attachments import attached, with_experts
 from agent_forge.phases.compression.config import CompressionConfig
 from agent_forge.phases.compression.ladder import ladder
 from agent_forge.phases.compression.quality import Meter
@@ -48,6 +48,7 @@ class Compression:
         corpus = Corpus.open(context.path(one(inputs, "corpus")))
         tests = _documents(corpus, "test", config.evaluation_documents)
         meter = Meter(model, tokenizer, tests, max_length=config.max_length)  # the baseline, before any codec
+        extra = attached(context.path(one(inputs, "model")))
         shrunk = shrink(
             model,
             tokenizer,
@@ -56,11 +57,11 @@ class Compression:
             config=config,
             generator=context.generator("vptq"),
             progress=progress,
+            has_experts=with_experts(extra),
         )
         progress(0.85, "writing and reading back")
         folder = context.scratch / "agent"
         shutil.rmtree(folder, ignore_errors=True)
-        extra = attached(context.path(one(inputs, "model")))
         size = forge_file.write(folder / FILE_NAME, replace(shrunk.compressed, extra=extra), tokenizer)
         figures = measured(shrunk, meter, folder / FILE_NAME, size)
         figures["compression/attached_bytes"] = float(sum(map(len, extra.values())))

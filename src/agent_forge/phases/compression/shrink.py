@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from agent_forge.data.documents import Document
 from agent_forge.data.tokenizer import encode_documents, special_ids
 from agent_forge.model import ternary
-from agent_forge.model.roles import parameter_roles
+from agent_forge.model.roles import parameter_roles, quantizable_linears
 from agent_forge.phases.compression import codecs, hessian, menus, sensitivity
 from agent_forge.phases.compression.bitstream import Encoded
 from agent_forge.phases.compression.cascade import Cascade
@@ -60,6 +60,7 @@ def shrink(
     config: CompressionConfig,
     generator: torch.Generator,
     progress: Progress,
+    has_experts: bool = False,
 ) -> Shrunk:
     """Chooses and applies codecs.
 
@@ -71,6 +72,8 @@ def shrink(
         config: settings.
         generator: picks the first centroids of VPTQ.
         progress: told what is being done.
+        has_experts: expert vectors travel with the model. They belong to the exact matrices of its body, so no option
+            may change those.
 
     Raises:
         ValueError: no documents, or a forced option that a tensor cannot take.
@@ -80,6 +83,8 @@ def shrink(
     meter = Meter(model, tokenizer, selection, max_length=config.max_length)
     progress(0.05, "sensitivity")
     known = learn(bench, tokenizer, calibration, config)
+    if has_experts:
+        known = replace(known, exact=frozenset(name for name, _ in quantizable_linears(model)))
     cards: dict[str, menus.Menu] = {}
     skipped: list[dict[str, Any]] = []
     for index, (name, tensor) in enumerate(bench.tensors.items()):
@@ -177,6 +182,8 @@ def _forced(cascade: Cascade, known: menus.Knowledge, config: CompressionConfig)
         option = config.forced.get(known.roles.get(name, "other"))
         if option is None:
             continue
+        if name in known.exact:
+            raise ValueError(f"{name} cannot be {option}: the experts of this model belong to its exact weights")
         if option not in cascade.menus[name].encoded:
             menus.add(cascade.menus[name], name, tensor, option, known)
         found[name] = option
