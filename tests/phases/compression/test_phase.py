@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import copy
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from agent_forge.agent.design import AgentDesign
 from agent_forge.agent.kinds import world_toolbox
 from agent_forge.agent.knowledge import Knowledge
 from agent_forge.contract import Phase, one
-from agent_forge.errors import Interrupted
+from agent_forge.errors import HandoffError, Interrupted
 from agent_forge.model import ternary as ternary_room
 from agent_forge.model.checkpoint import load_model, save_model
 from agent_forge.model.expert_vectors import basis_of, identity, save_experts
@@ -22,6 +24,7 @@ from agent_forge.phases.compression.alone import compress
 from agent_forge.phases.compression.attachments import attachments
 from agent_forge.phases.compression.config import CompressionConfig
 from agent_forge.phases.compression.phase import FILE_NAME, PHASE
+from agent_forge.pipeline.handoffs import check_handoffs
 from agent_forge.pipeline.memory_context import MemoryContext
 
 QUICK = {"codecs": ("plain", "ternary", "uniform"), "small_tensor_weights": 256, "ladder": False, "max_length": 64,
@@ -113,6 +116,24 @@ def test_a_model_with_experts_keeps_the_matrices_that_they_were_made_for(
     assert basis_of(forge_file.read_model(file)[0], 2).digest == basis.digest
     with pytest.raises(ValueError, match="experts"):
         run(tmp_path / "forced", source, corpus_folder, **coarse, forced={"linear": "uniform/3"})
+
+
+def test_an_agent_whose_experts_do_not_fit_is_not_handed_on(tmp_path, checkpoint, corpus_folder):
+    source = tmp_path / "source"
+    shutil.copytree(checkpoint, source)
+    model, _ = load_model(source)
+    for place, fault in enumerate((False, True)):
+        if fault:  # experts of other weights
+            with torch.no_grad():
+                next(iter(ternary_room.ternary_linears(model).values())).weight.mul_(2)
+        basis = basis_of(model, 2)
+        save_experts(source, [identity(basis, "same")], basis)
+        AgentDesign(experts={"same": 1.0}).save(source)
+        context = MemoryContext(tmp_path / str(place))
+        inputs = {"model": context.adopt("checkpoint", source), "corpus": context.adopt("corpus", corpus_folder)}
+        outputs = PHASE.run(CompressionConfig(**QUICK), inputs, context)
+        with pytest.raises(HandoffError, match="made for a base") if fault else nullcontext():
+            check_handoffs(("one_forge_file",), outputs, context)
 
 
 def test_equal_runs_give_equal_bytes(tmp_path, checkpoint, corpus_folder):
