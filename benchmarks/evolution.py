@@ -6,7 +6,7 @@
 Ours: the genotype is written into the resident model, which reads the texts in one pass. Theirs: `mergekit-yaml`
 merges to disk, transformers loads, the same pass over the same texts. Both take turns within a round; the figure is
 the median over rounds of the ratio of evaluations per second, once with both passes in float32 and once with ours in
-the precision that phase 2 offers for selection (`precision: bfloat16`). Without the peers' environment, our own merge
+the precision that phase 2 offers for selection (`precision: bf16`). Without the peers' environment, our own merge
 to disk stands in, and the row says so.
 """
 

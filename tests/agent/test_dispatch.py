@@ -18,6 +18,7 @@ from agent_forge.agent.dispatch import (
     fit_dispatcher,
     question_features,
     search_mixture,
+    with_bar,
 )
 from agent_forge.data.documents import Document
 from agent_forge.data.tokenizer import train_tokenizer
@@ -81,6 +82,36 @@ def test_parity_with_the_densities_of_normal_distributions():
     density = -0.5 * np.einsum("ncd,de,nce->nc", far, np.linalg.inv(covariance), far)
     scores = x @ found.weight.double().numpy().T + found.bias.double().numpy()
     assert np.allclose(scores - scores[:, :1], density - density[:, :1], atol=1e-3)
+
+
+def test_the_bar_by_hand():
+    """Scores ±x: the lead is 2x. Ordinary leads −2 and 1, skilled 3 and 4: right about all from 1 to 3, so 2."""
+    plain = Dispatcher((BASE, "skill"), torch.tensor([[-1.0], [1.0]]), torch.zeros(2))
+    held = {BASE: torch.tensor([[-1.0], [0.5]]), "skill": torch.tensor([[1.5], [2.0]])}
+    found = with_bar(plain, held)
+    assert found.bias.tolist() == [2.0, 0.0]
+    assert plain.choose(held[BASE]) == [BASE, "skill"]
+    assert found.choose(held[BASE]) == [BASE, BASE]
+    assert found.choose(held["skill"]) == ["skill", "skill"]
+
+
+def test_the_bar_weighs_the_base_and_the_others_alike():
+    """One ordinary question of two far among ten skilled ones: giving up the one costs less than giving up the ten."""
+    plain = Dispatcher((BASE, "skill"), torch.tensor([[-1.0], [1.0]]), torch.zeros(2))
+    held = {BASE: torch.tensor([[-1.0], [9.0]]), "skill": torch.arange(1.0, 9.0)[:, None]}
+    assert with_bar(plain, held).choose(held["skill"]) == ["skill"] * 8
+    with pytest.raises(ValueError, match="held questions"):
+        with_bar(plain, {BASE: held[BASE]})
+
+
+def test_a_bar_keeps_more_of_the_base_where_few_rows_were_sure():
+    kept = {False: 0, True: 0}
+    for seed in range(20):
+        dispatcher, held = fit_dispatcher(clouds(seed, count=8)), clouds(seed + 100, count=200)
+        for barred in kept:
+            used = with_bar(dispatcher, clouds(seed + 50, count=40)) if barred else dispatcher
+            kept[barred] += sum(used.choose(rows).count(name) for name, rows in held.items())
+    assert kept[True] > kept[False]
 
 
 def test_without_a_ridge_it_is_refused():

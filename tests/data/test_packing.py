@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent_forge.data.documents import Document
-from agent_forge.data.packing import IGNORED, Batches, TokenShard, lay_windows, pack, permuted
+from agent_forge.data.packing import IGNORED, Batches, TokenShard, enough, lay_windows, pack, permuted
 from agent_forge.data.tokenizer import train_tokenizer
 from agent_forge.errors import ArtifactCorrupt, DataError
 
@@ -146,3 +146,12 @@ def test_impossible_batches_are_refused(shards, mixture, options):
 def test_nothing_to_pack(tokenizer):
     with pytest.raises(DataError, match="no documents"):
         pack([], tokenizer)
+
+
+def test_enough_text_for_so_many_tokens():
+    documents = [Document("x" * 60), Document("y" * 60), Document("z" * 60)]
+    assert enough(documents, 0) == documents[:1]
+    assert enough(documents, 10) == documents[:1]
+    assert enough(documents, 11) == documents[:2]
+    assert enough(documents, 1e9) == documents
+    assert enough([], 5) == []

@@ -177,6 +177,42 @@ def fit_dispatcher(features: Mapping[str, Tensor], *, ridge: float = 1.0) -> Dis
     return Dispatcher(classes, weight.float().contiguous(), bias.float())
 
 
+def with_bar(dispatcher: Dispatcher, held: Mapping[str, Tensor]) -> Dispatcher:
+    """The same classifier, which leaves the base only where another class is ahead of it by more than a bar.
+
+    Densities that were fitted to few rows are sure of too much. The bar is the one that is right about most of the held
+    questions, the base's and all others' counting alike; of several, the one farthest from any question.
+
+    Args:
+        dispatcher: of `fit_dispatcher`.
+        held: rows of `question_features` by class, `BASE` among them, that the classifier was not fitted to.
+
+    Raises:
+        ValueError: no questions of the base, or none of anything else.
+    """
+    base = dispatcher.classes.index(BASE)
+
+    def lead(rows: Tensor) -> Tensor:
+        scores = rows.float() @ dispatcher.weight.T + dispatcher.bias
+        others = scores[:, [n for n in range(scores.shape[1]) if n != base]]
+        return others.amax(1) - scores[:, base]
+
+    others = [rows for name, rows in held.items() if name != BASE and len(rows)]
+    if not others or not len(held.get(BASE, ())):
+        raise ValueError(f"held questions of {BASE!r} and of another class are needed, there are {list(held)}")
+    ordinary, skilled = lead(held[BASE]), lead(torch.cat(others))
+    steps = torch.cat([ordinary, skilled]).unique()
+    bars, gaps = (steps[1:] + steps[:-1]) / 2, steps[1:] - steps[:-1]
+    if not len(bars):
+        return dispatcher
+    right = torch.stack([(ordinary <= bar).float().mean() + (skilled > bar).float().mean() for bar in bars])
+    best = right >= right.max() - 1e-6
+    bar = bars[torch.where(best, gaps, -1.0).argmax()]
+    bias = dispatcher.bias.clone()
+    bias[base] += bar
+    return Dispatcher(dispatcher.classes, dispatcher.weight, bias)
+
+
 class TwoPass:
     """A model with its experts: asks which one, then computes with it.
 

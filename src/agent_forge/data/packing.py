@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from agent_forge.errors import ArtifactCorrupt, DataError
 IGNORED = -100
 _CYCLE = 1024  # rows after which the mixture is met exactly
 _MASK64 = (1 << 64) - 1
+_BYTES_PER_TOKEN = 6  # of plain text: more than most tokenizers make of it
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,18 @@ def pack(documents: Iterable[Document], tokenizer: PreTrainedTokenizerBase) -> T
         offsets=np.cumsum(np.asarray(lengths, np.int64)),
         tokenizer=tokenizer_digest(tokenizer),
     )
+
+
+def enough(documents: Sequence[Document], tokens: float) -> list[Document]:
+    """The first documents that hold about ``tokens`` tokens, rather more than fewer; at least one."""
+    found: list[Document] = []
+    left = tokens * _BYTES_PER_TOKEN
+    for document in documents:
+        found.append(document)
+        left -= document.num_bytes
+        if left <= 0:
+            break
+    return found
 
 
 def whole(shard: TokenShard) -> TokenShard:

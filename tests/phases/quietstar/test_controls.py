@@ -54,7 +54,7 @@ def test_practice_batches_hold_thoughts_filler_and_ordinary_text(folders, thinke
     corpus = Corpus.open(folders / "corpus")
     batches = habit_batches(
         corpus, tokenizer, strategies=("decompose",), levels=(1,), items=40, direct_fraction=0.3, filler_fraction=0.3,
-        ordinary_fraction=0.5, sequence_length=128, batch_size=8, seed=0,
+        ordinary_fraction=0.5, sequence_length=128, batch_size=8, steps=12, seed=0,
     )  # fmt: skip
     opening, closing = thought_ids(tokenizer)
     seen = {"thought": 0, "filler": 0, "direct": 0}
@@ -77,7 +77,7 @@ def test_ordinary_text_is_held_where_it_was(folders, thinker):
     model, tokenizer = thinker
     batches = habit_batches(
         Corpus.open(folders / "corpus"), tokenizer, strategies=("weigh",), levels=(1,), items=20, direct_fraction=0.2,
-        filler_fraction=0.2, ordinary_fraction=0.5, sequence_length=32, batch_size=4, seed=0,
+        filler_fraction=0.2, ordinary_fraction=0.5, sequence_length=32, batch_size=4, steps=8, seed=0,
     )  # fmt: skip
     loss, parts = habit_loss(model, model, batches.batch(0), hold_weight=1.0)
     assert parts["quietstar/hold_divergence"] == pytest.approx(0.0, abs=1e-6)

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from agent_forge.contract import Artifacts, Context, one
 from agent_forge.data.corpora import Corpus
-from agent_forge.data.packing import Batches, pack
+from agent_forge.data.packing import Batches, enough, pack
 from agent_forge.data.thought_habit import habit, with_habit
 from agent_forge.model.forward import accepted, on_device
 from agent_forge.model.ternary import TERNARY, is_exactly_ternary
@@ -99,7 +99,12 @@ def training_batches(
     seed: int,
 ) -> Batches:
     """The corpus, and worked thoughts if the checkpoint thinks; ``practice`` is its fact of that name."""
-    texts = {domain: pack(corpus.documents(domain, "train"), tokenizer) for domain in corpus.domains}
+    steps = config.stages * config.stage_steps + config.recovery_steps
+    wanted = steps * config.batch_size * config.sequence_length
+    texts = {
+        domain: pack(enough(corpus.documents(domain, "train"), wanted * share), tokenizer)
+        for domain, share in corpus.mixture().items()
+    }
     shards, mixture = with_habit(texts, corpus.mixture(), habit(tokenizer, practice), fraction=THOUGHT_FRACTION)
     return Batches(
         shards,

@@ -4,7 +4,7 @@ from agent_forge.contract import Declaration
 
 DECLARATION = Declaration(
     name="edge",
-    version=2,  # the sums of answer nats differ in the sixth digit, and with them what they choose
+    version=3,  # dispatch knows beginnings of texts, and leaves the base only behind a bar
     consumes={"model": "checkpoint", "corpus": "corpus"},
     produces={"model": "checkpoint", "bundle": "bundle"},
 )

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from agent_forge.agent.dispatch import BASE, Dispatcher, TwoPass, fit_dispatcher, question_features
+from agent_forge.agent.dispatch import BASE, Dispatcher, TwoPass, fit_dispatcher, question_features, with_bar
 from agent_forge.data.corpora import Corpus
 from agent_forge.data.documents import Split
 from agent_forge.model.expert_vectors import Basis, Expert, basis_of, save_experts
@@ -106,7 +106,7 @@ def train_experts(
     page: dict[str, Any] = {"lessons": {name: each["row"] for name, each in lessons.items()}, "skipped": skipped}
     if not experts:
         return Experts([], basis, None, skipped, measured, page)
-    two_pass = TwoPass(model, tokenizer, experts, _dispatcher(teacher, experts, told, everyday["train"]))
+    two_pass = TwoPass(model, tokenizer, experts, _dispatcher(teacher, experts, told, everyday))
     figures, shown = _examined(teacher, two_pass, told, everyday, population=population, generations=generations)
     measured |= figures | _stages([lessons[expert.name]["row"] for expert in experts])
     return Experts(experts, basis, two_pass.dispatcher, skipped, measured, page | shown)
@@ -212,16 +212,26 @@ def _chosen(lessons: Mapping[str, Mapping[str, Any]], basis: Basis, most: int) -
 
 
 def _dispatcher(
-    teacher: Teacher, experts: Sequence[Expert], told: Mapping[str, Skill], everyday: Examples
+    teacher: Teacher, experts: Sequence[Expert], told: Mapping[str, Skill], everyday: Mapping[Split, Examples]
 ) -> Dispatcher:
-    """The classifier, from questions of the training split."""
-    asked = {BASE: everyday} | {expert.name: told[expert.name].train for expert in experts}
-    features = {}
-    for name, examples in asked.items():
-        questions = [task.prompt for task in examples.tasks[:_CLASSIFIED]]
-        questions = questions or [opening(each) for each in examples.documents[:_CLASSIFIED]]
-        features[name] = question_features(teacher.model, teacher.tokenizer, questions)
-    return fit_dispatcher(features)
+    """The classifier, from questions of the training split; when the base is left is decided on the selection split."""
+
+    def features(split: Split) -> dict[str, Tensor]:
+        asked = {expert.name: getattr(told[expert.name], split) for expert in experts}
+        questions = {name: _questions(examples) or _openings(examples) for name, examples in asked.items()}
+        # ordinary are questions and beginnings of texts alike: either may come
+        questions[BASE] = [*_questions(everyday[split]), *_openings(everyday[split])]
+        return {name: question_features(teacher.model, teacher.tokenizer, each) for name, each in questions.items()}
+
+    return with_bar(fit_dispatcher(features("train")), features("selection"))
+
+
+def _questions(examples: Examples) -> list[str]:
+    return [task.prompt for task in examples.tasks[:_CLASSIFIED]]
+
+
+def _openings(examples: Examples) -> list[str]:
+    return [opening(each) for each in examples.documents[:_CLASSIFIED]]
 
 
 def _probe(tokenizer: PreTrainedTokenizerBase, examples: Examples) -> list[int]:

@@ -4,7 +4,7 @@ from agent_forge.contract import Declaration
 
 DECLARATION = Declaration(
     name="evomerge",
-    version=1,
+    version=2,
     consumes={"specialists": "checkpoints", "trunk": "checkpoint", "corpus": "corpus"},
     produces={"model": "checkpoint"},
 )

@@ -61,5 +61,7 @@ class EvomergeConfig(BaseModel):
     control_fraction: float = Field(
         1.0, ge=0, le=1, description="Random genotypes of the control, as a fraction of evolution's evaluations."
     )
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="Precision of selection's forward pass.")
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        "fp32", description='Arithmetic of selection\'s forward pass; "auto" = bf16 where the hardware is quick at it.'
+    )
     memory_fraction: float = Field(0.8, gt=0, le=1, description="Fraction of the memory limit at which to give way.")

@@ -13,6 +13,7 @@ from agent_forge.contract import Context, canonical_json
 from agent_forge.data.corpora import Corpus
 from agent_forge.data.documents import Document
 from agent_forge.errors import DataError, Interrupted
+from agent_forge.optim.precision import training_precision
 from agent_forge.phases.evomerge.candidate import ParentTensors, Resident
 from agent_forge.phases.evomerge.config import EvomergeConfig
 from agent_forge.phases.evomerge.evolution import Evolution, Generation, Individual, random_search
@@ -106,7 +107,8 @@ class Search:
     def _texts(self, documents: Mapping[str, Sequence[Document]]) -> EvaluationTexts:
         import torch
 
-        autocast = torch.bfloat16 if self.config.precision == "bfloat16" else None
+        lower = training_precision(self.config.precision, self.context.device)
+        autocast = None if lower == torch.float32 else lower
         return EvaluationTexts(self.tokenizer, documents, max_length=self.config.max_length, autocast=autocast)
 
     def _restore(self) -> None:

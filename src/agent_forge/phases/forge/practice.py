@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from agent_forge.data.corpora import Corpus
 from agent_forge.data.documents import Document
-from agent_forge.data.packing import Batches, TokenShard, pack, whole
+from agent_forge.data.packing import Batches, TokenShard, enough, pack, whole
 from agent_forge.data.thought_habit import with_habit
 from agent_forge.data.tokenizer import encode_documents, has_thoughts
 from agent_forge.errors import ConfigError
@@ -25,7 +25,6 @@ from agent_forge.phases.forge.questions import Question, Questions
 from agent_forge.phases.forge.tool_dialogues import thinking
 
 # Bytes of text behind a token, at most: what is packed must last for the whole phase.
-_BYTES_PER_TOKEN = 6
 _TEXT = "text-"
 
 
@@ -110,9 +109,9 @@ class Practice:
         self.thoughts = thoughts
         self.mixture = corpus.mixture()
         tokens = config.stages * config.stage_steps * config.batch_size * config.sequence_length
-        wanted = max(0.05, config.text_fraction) * tokens * _BYTES_PER_TOKEN
+        wanted = max(0.05, config.text_fraction) * tokens
         self.text: dict[str, TokenShard] = {
-            domain: whole(pack(_some(corpus.documents(domain, "train"), wanted * share), tokenizer))
+            domain: whole(pack(enough(corpus.documents(domain, "train"), wanted * share), tokenizer))
             for domain, share in self.mixture.items()
         }
 
@@ -184,15 +183,3 @@ def ordinary_rows(batches: Batches, number: int) -> Tensor:
     first = number * batches.batch_size
     rows = range(first, first + batches.batch_size)
     return torch.tensor([batches.window_of(row)[0].startswith(_TEXT) for row in rows])
-
-
-def _some(documents: Sequence[Document], num_bytes: float) -> list[Document]:
-    """The first documents that come to ``num_bytes``, at least one."""
-    found: list[Document] = []
-    left = num_bytes
-    for document in documents:
-        found.append(document)
-        left -= document.num_bytes
-        if left <= 0:
-            break
-    return found

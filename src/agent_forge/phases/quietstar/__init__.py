@@ -4,7 +4,7 @@ from agent_forge.contract import Declaration
 
 DECLARATION = Declaration(
     name="quietstar",
-    version=3,  # measures the nats of right answers, too
+    version=4,  # reads no more text than it needs
     consumes={"model": "checkpoint", "corpus": "corpus"},
     produces={"model": "checkpoint"},
 )

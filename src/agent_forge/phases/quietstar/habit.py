@@ -25,7 +25,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from agent_forge.data.corpora import Corpus
-from agent_forge.data.packing import Batches, TokenShard, pack
+from agent_forge.data.packing import Batches, TokenShard, enough, pack
 from agent_forge.data.practice import worked_thoughts
 from agent_forge.data.tokenizer import encode_texts, thought_ids
 from agent_forge.model.forward import accepted, arithmetic
@@ -64,6 +64,7 @@ def habit_batches(
     ordinary_fraction: float,
     sequence_length: int,
     batch_size: int,
+    steps: int,
     seed: int,
 ) -> HabitBatches:
     """Packs the practice and the training split of the corpus.
@@ -76,6 +77,7 @@ def habit_batches(
         direct_fraction, filler_fraction: shares of the practice that get no thought, or filler instead.
         ordinary_fraction: share of the rows that is ordinary text.
         sequence_length, batch_size: of a batch.
+        steps: how many batches will be asked for; no more text is read than they need.
         seed: of the order, and of the practice.
     """
     worked = [item.document for item in islice(worked_thoughts(seed, "train", levels, strategies), items)]
@@ -91,7 +93,11 @@ def habit_batches(
     practice = Batches(
         shards, {n: s for n, s in shares.items() if s > 0}, batch_size=batch_size - rows, mask_prompts=True, **size
     )
-    texts = {domain: pack(corpus.documents(domain, "train"), tokenizer) for domain in corpus.domains}
+    wanted = steps * rows * sequence_length
+    texts = {
+        domain: pack(enough(corpus.documents(domain, "train"), wanted * share), tokenizer)
+        for domain, share in corpus.mixture().items()
+    }
     return HabitBatches(practice, Batches(texts, corpus.mixture(), batch_size=rows, **size))
 
 

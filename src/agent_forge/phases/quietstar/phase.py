@@ -134,6 +134,7 @@ def _batches(config: QuietstarConfig, corpus: Corpus, tokenizer: PreTrainedToken
         ordinary_fraction=config.ordinary_fraction,
         sequence_length=config.sequence_length,
         batch_size=config.batch_size,
+        steps=config.habit_steps + config.quiet_steps,
         seed=seed,
     )
 
