@@ -128,7 +128,7 @@ def practice(
     not_persona: Persona | None = None,
     split: Split = "train",
 ) -> Iterator[Document]:
-    """Endless dialogues: in turn with tools and persona, with tools, with a persona, with neither.
+    """Endless dialogues: six of eight with tools, half of all with a persona.
 
     Without a list of tools only such questions are asked that need none: nothing is taught there about tools.
 
@@ -144,7 +144,8 @@ def practice(
     number = 0
     while True:
         rng = stream("practice", seed, number)
-        with_tools, with_persona = number % 4 < 2, number % 4 in (0, 2)
+        # what needs no tool is learnt in no time, which of several to call and what to copy is not
+        with_tools, with_persona = number % 8 < 6, number % 2 == 0
         number += 1
         who = persona(rng)
         while not_persona and (who.opening[:-1] in not_persona.opening or who.closing[:-1] in not_persona.closing):

@@ -4,7 +4,7 @@ from agent_forge.contract import Declaration
 
 DECLARATION = Declaration(
     name="baking",
-    version=3,  # ordinary text in practice is read whole
+    version=4,  # practice has more dialogues with tools
     consumes={"model": "checkpoint", "corpus": "corpus"},
     produces={"model": "checkpoint"},
 )
