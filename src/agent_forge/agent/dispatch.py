@@ -9,7 +9,8 @@ What we do differently:
 1. The classifier reads the base model's own last layer, averaged over the question: a closed form and a few
    thousand numbers, where the paper asks the model by a prompt or trains another expert. The spread within classes gets
    a ridge, because a class may have fewer rows than there are features.
-2. One class is "none of them": ordinary questions are answered by the base.
+2. One class is "none of them": ordinary questions are answered by the base, and it is left only where another class
+   is ahead by more than a bar, set on questions that the classifier was not fitted to.
 3. A mixture is searched for on one half of the examples and judged on the other. Where it is not clearly better there
    than the base, the base is taken.
 """
