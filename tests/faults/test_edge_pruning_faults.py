@@ -61,14 +61,14 @@ def test_edge_1_a_cut_that_costs_a_tool_is_undone_bit_for_bit():
     def judge(model):
         columns = model.model.layers[1].mlp.down_proj.weight
         holds = bool((columns == victim[:, None]).all(0).any())
-        return {"bits_per_byte": 1.0, "tools": 0.95 if holds else 0.90, "persona": math.nan if not holds else 1.0}
+        return {"bits_per_byte": 1.0, "tools": [holds or n >= 10 for n in range(200)], "persona": [True] * 200}
 
     options = {"limits": Limits(bits_ratio=10.0), "multiple": 4, "max_judgements": 12, "kinds": ["channels"]}
     found = prune(model, [{"input_ids": IDS}], judge, **options)
-    assert judge(model) == {"bits_per_byte": 1.0, "tools": 0.95, "persona": 1.0}
+    assert all(judge(model)["tools"])
     undone = [trial for trial in found.trials if trial["undone"]]
     assert undone
-    assert "tools 0.950 → 0.900" in undone[0]["undone"]
+    assert "tools 1.000 → 0.950" in undone[0]["undone"]
     assert "tools" in found.skipped["channels"]
     # The cuts that stayed, made on a fresh model, give the same bits: what was undone left no trace.
     again = ternary_cognate()

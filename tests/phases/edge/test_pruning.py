@@ -20,7 +20,7 @@ from agent_forge.model.ternary_checkpoint import load_packed, save_ternary
 from agent_forge.model.ternary_selection import select
 from agent_forge.phases.edge.cuts import CannotCut, Cut, anatomy, apply_cut, removable_layers
 from agent_forge.phases.edge.importance import token_loss
-from agent_forge.phases.edge.pruning import Limits, Pruned, plan, prune, too_much
+from agent_forge.phases.edge.pruning import Limits, Pruned, plan, prune, too_few, too_much
 
 SHAPE = {
     "vocab_size": 300, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
@@ -238,9 +238,14 @@ def test_any_channels_can_go_and_come_back(units):
 
 @torch.no_grad()
 def bits_of(model):
-    """A judge that looks at text only, as bits: the shares do not move."""
+    """A judge that looks at text only, as bits: the answers stay right."""
     loss = sum(float(token_loss(model, batch)) for batch in batches())
-    return {"bits_per_byte": loss, "tools": 1.0}
+    return {"bits_per_byte": loss, "tools": answers(1.0)}
+
+
+def answers(share, count=200):
+    """So many answers, the first of them right."""
+    return [number < round(share * count) for number in range(count)]
 
 
 def test_pruning_stays_within_the_limit_and_says_why_it_stopped():
@@ -260,8 +265,8 @@ def test_pruning_stays_within_the_limit_and_says_why_it_stopped():
 def test_a_judge_that_allows_nothing_leaves_the_model_as_it_was():
     model = cognate()
     before = logits(model)
-    shares = iter([1.0, *[0.97] * 20])
-    found = prune(model, batches(), lambda _: {"bits_per_byte": 1.0, "tools": next(shares)}, multiple=4)
+    right = iter([1.0, *[0.97] * 20])
+    found = prune(model, batches(), lambda _: {"bits_per_byte": 1.0, "tools": answers(next(right))}, multiple=4)
     assert found.cuts == []
     assert torch.equal(logits(model), before)
     assert model.config.to_dict() == cognate().config.to_dict()
@@ -273,7 +278,7 @@ def test_bisection_finds_the_last_cut_that_is_allowed():
     model = cognate()
 
     def judge(model):
-        return {"bits_per_byte": 1.0, "tools": float(model.config.intermediate_size >= 40)}
+        return {"bits_per_byte": 1.0, "tools": answers(float(model.config.intermediate_size >= 40))}
 
     found = prune(
         model, batches(), judge, kinds=["channels"], multiple=4, limits=Limits(bits_ratio=2.0), max_judgements=9
@@ -286,7 +291,7 @@ def test_bisection_finds_the_last_cut_that_is_allowed():
 
 def test_a_broken_run_goes_on_to_the_same_model():
     def judge(model):
-        return {"bits_per_byte": 1.0, "tools": float(model.config.intermediate_size >= 36)}
+        return {"bits_per_byte": 1.0, "tools": answers(float(model.config.intermediate_size >= 36))}
 
     options = {"multiple": 4, "limits": Limits(bits_ratio=1.5), "max_judgements": 8}
     unbroken = cognate()
@@ -320,12 +325,40 @@ def test_a_plan_leaves_the_model_as_it_was_and_names_what_ends_it():
 
 
 def test_too_much_is_measured_and_not_a_number_is_too_much():
-    before = {"bits_per_byte": 1.0, "tools": 0.9, "persona": 1.0}
-    assert too_much(before, {"bits_per_byte": 1.05, "tools": 0.88, "persona": 0.98}, Limits()) == ""
+    before = {"bits_per_byte": 1.0, "tools": answers(0.9, 600), "persona": answers(1.0)}
+    assert too_much(before, {**before, "bits_per_byte": 1.05, "tools": answers(0.895, 600)}, Limits()) == ""
     assert "bits_per_byte" in too_much(before, {**before, "bits_per_byte": 1.051}, Limits())
-    assert "persona" in too_much(before, {**before, "persona": 0.97}, Limits())
-    assert "tools" in too_much(before, {**before, "tools": float("nan")}, Limits())
-    assert "tools" in too_much(before, {"bits_per_byte": 1.0, "persona": 1.0}, Limits())
+    assert "bits_per_byte" in too_much(before, {**before, "bits_per_byte": float("nan")}, Limits())
+    assert "bits_per_byte" in too_much(before, {name: before[name] for name in ("tools", "persona")}, Limits())
+    assert "persona 1.000 → 0.970" in too_much(before, {**before, "persona": answers(0.97)}, Limits())
+    assert "tools was not asked again" in too_much(before, {"bits_per_byte": 1.0, "persona": answers(1.0)}, Limits())
+    assert "tools was not asked again" in too_much(before, {**before, "tools": answers(0.9, 599)}, Limits())
+
+
+def test_a_loss_that_few_questions_cannot_tell_from_none_is_too_much():
+    """One answer of 150 is 0.7 points lost, and as much as 2.9; of 600 it is 0.2, and as much as 0.8."""
+    for count, allowed in ((150, False), (600, True)):
+        before = {"tools": answers(1.0, count)}
+        reason = too_much(before, {"tools": answers(1 - 1 / count, count)}, Limits())
+        assert (reason == "") is allowed
+    assert "as much as 2.9 points" in too_much({"tools": answers(1.0, 150)}, {"tools": answers(149 / 150, 150)}, Limits())
+
+
+def test_where_nothing_could_be_shown_nothing_is_cut_or_asked_again():
+    asked = []
+
+    def judge(_):
+        asked.append(1)
+        return {"bits_per_byte": 1.0, "tools": answers(1.0, 100)}
+
+    model = cognate()
+    before = logits(model)
+    found = prune(model, batches(), judge, multiple=4)
+    assert (found.cuts, found.trials, len(asked)) == ([], [], 1)
+    assert torch.equal(logits(model), before)
+    assert "100 questions about tools cannot show a loss below 2 points; 133 could" in found.skipped["channels"]
+    assert too_few({"tools": answers(1.0, 133)}, Limits()) == ""
+    assert too_few({"tools": answers(1.0, 132)}, Limits()) != ""
 
 
 def test_pruning_refuses_what_it_cannot_use():

@@ -18,7 +18,11 @@ class PruningConfig(_Model):
         default=("channels", "heads", "layers"), description="What may be cut; none = nothing is pruned."
     )
     max_points: float = Field(
-        default=0.02, ge=0, le=1, description="Share of tool questions or persona choices that a cut may lose."
+        default=0.02,
+        ge=0,
+        le=1,
+        description="Share of tool questions or persona choices that a cut may lose, at the upper end of the 95% "
+        "interval of its loss.",
     )
     max_bits_ratio: float = Field(
         default=1.05, ge=1, description="Largest bits per byte over those before, on the selection split."
@@ -105,8 +109,11 @@ class EdgeConfig(_Model):
     levels: tuple[int, ...] = Field(
         default=(1, 2, 3), min_length=1, description="Difficulty of the questions about tools and persona, each 1-10."
     )
-    selection_questions: int = Field(default=40, ge=4, description="Questions that a cut is judged by.")
-    test_questions: int = Field(default=120, ge=4, description="Questions of the test split, asked before and after.")
+    selection_questions: int = Field(
+        default=600, ge=4, description="Questions that a cut is judged by, a quarter of them needing no tool."
+    )
+    persona_questions: int = Field(default=160, ge=4, description="Choices between answers that persona is judged by.")
+    test_questions: int = Field(default=600, ge=4, description="Questions of the test split, asked before and after.")
     answer_tokens: int = Field(default=40, ge=1, description="Tokens of an answer.")
     text_documents: int = Field(default=24, ge=1, description="Documents of each domain for bits per byte.")
     checkpoint_every: int = Field(default=50, ge=1, description="Steps of training between two states to resume from.")

@@ -18,7 +18,7 @@ from agent_forge.data.documents import Split
 from agent_forge.data.practice_dialogues import Persona, exchanges
 from agent_forge.evaluation.bits_per_byte import ordinary_bits_per_byte
 from agent_forge.phases.edge.config import EdgeConfig
-from agent_forge.phases.edge.pruning import BITS
+from agent_forge.phases.edge.pruning import BITS, Answers, shares
 
 TOOLS, NO_CALL, PERSONA = "tools", "no_call", "persona"
 
@@ -50,7 +50,12 @@ class Judgement:
         self.persona = persona if persona and Persona.of(persona) is not None else ""
 
     def figures(self, model: PreTrainedModel, split: Split) -> dict[str, float]:
-        """``bits_per_byte``, and shares: ``tools`` (right answers), ``no_call`` (none needed, none made), ``persona``.
+        """`answers` as shares of right ones."""
+        return shares(self.answers(model, split))
+
+    def answers(self, model: PreTrainedModel, split: Split) -> dict[str, float | Answers]:
+        """``bits_per_byte``; and question by question ``tools`` (right answers), ``no_call`` (none needed, none made)
+        and ``persona`` (preferred).
 
         Args:
             model: in evaluation mode.
@@ -59,7 +64,7 @@ class Judgement:
         bits = ordinary_bits_per_byte(model, self.tokenizer, self.corpus, split, self.config.text_documents)
         return {BITS: bits} | self._tools(model, split) | self._persona(model, split)
 
-    def _tools(self, model: PreTrainedModel, split: Split) -> dict[str, float]:
+    def _tools(self, model: PreTrainedModel, split: Split) -> dict[str, Answers]:
         if not self.tools:
             return {}
         config = self.config
@@ -68,18 +73,15 @@ class Judgement:
         asked = questions_about(worlds, config.levels, self.tools, split, count)
         found = merged(
             [ask_tools(model, self.tokenizer, box, rows, answer_tokens=config.answer_tokens) for box, rows in asked]
-        ).figures()
-        names = {"tools_right_answer": TOOLS, "no_call_when_none_needed": NO_CALL}
-        return {own: found[name] for name, own in names.items() if name in found}
+        )
+        needing = [ok for ok, exchange in zip(found.right, found.asked, strict=True) if exchange.steps]
+        return {name: rows for name, rows in ((TOOLS, needing), (NO_CALL, found.no_call)) if rows}
 
-    def _persona(self, model: PreTrainedModel, split: Split) -> dict[str, float]:
-        if not self.persona:
-            return {}
-        told = preferred(model, self.tokenizer, self._choices(split))
-        return {PERSONA: sum(told) / len(told)}
+    def _persona(self, model: PreTrainedModel, split: Split) -> dict[str, Answers]:
+        return {PERSONA: preferred(model, self.tokenizer, self._choices(split))} if self.persona else {}
 
     def _choices(self, split: Split) -> list[Choice]:
-        idle = islice(exchanges(89, self.config.levels, split, tools=()), self.config.selection_questions)
+        idle = islice(exchanges(89, self.config.levels, split, tools=()), self.config.persona_questions)
         return choices(self.persona, list(idle), 5)
 
 

@@ -128,7 +128,7 @@ def _prune(
     return prune(
         model,
         batches,
-        lambda each: judgement.figures(each, "selection"),
+        lambda each: judgement.answers(each, "selection"),
         kinds=part.kinds,
         limits=Limits(points=part.max_points, bits_ratio=part.max_bits_ratio),
         step_fraction=part.step_fraction,

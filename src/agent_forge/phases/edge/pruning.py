@@ -11,6 +11,8 @@ What we do differently:
    which units of a kind go first.
 4. A judge asks the agent again (tools, persona, ordinary text) and its word is final. It is slow, so it judges a row of
    cuts at once; what fails is undone by bisection, down to the one cut that does the harm, whose kind then stays whole.
+5. A cut stays only if it is shown to be harmless: the upper end of the 95% interval of what it loses, question by
+   question, has to stay below the limit. What looks harmless on few questions often is not on others.
 """
 
 from __future__ import annotations
@@ -24,12 +26,15 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from agent_forge.evaluation.statistics import ONE_SIDED, most_lost
 from agent_forge.phases.edge.cuts import KINDS, Anatomy, CannotCut, Cut, Kind, anatomy, apply_cut, removable_layers
 from agent_forge.phases.edge.importance import Importance, first_order, token_loss
 
 BITS = "bits_per_byte"
 Batches: TypeAlias = Sequence[Mapping[str, Tensor]]
-Judge: TypeAlias = Callable[[PreTrainedModel], Mapping[str, float]]
+Answers: TypeAlias = Sequence[bool]
+Judge: TypeAlias = Callable[[PreTrainedModel], Mapping[str, float | Answers]]
+"""``bits_per_byte`` (lower is better), and for each ability whether each of its questions was answered right."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,7 @@ class Limits:
     """What may be lost, against the model as it came.
 
     Attributes:
-        points: of every share that the judge gives (0–1).
+        points: share of right answers of each ability, at the upper end of the 95% interval (0–1).
         bits_ratio: largest bits per byte over those before, and largest loss over that before on the batches.
     """
 
@@ -51,8 +56,9 @@ class Pruned:
 
     Attributes:
         cuts: those that stayed, in the order in which they were made.
-        before: the judge's figures of the model as it came.
+        before: the judge's figures of the model as it came; shares of right answers.
         measured: its figures of the model that is left.
+        answers: right or wrong, question by question, of the model as it came.
         skipped: why a kind was not cut, or no further, by kind.
         trials: every judgement: cuts made together, its figures, and why they were undone ("" = they stayed).
         parameters_before: parameters of the model as it came.
@@ -62,6 +68,7 @@ class Pruned:
 
     before: dict[str, float] = field(default_factory=dict)
     measured: dict[str, float] = field(default_factory=dict)
+    answers: dict[str, list[bool]] = field(default_factory=dict)
     cuts: list[Cut] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     trials: list[dict[str, Any]] = field(default_factory=list)
@@ -89,7 +96,6 @@ def prune(
     step_fraction: float = 0.04,
     multiple: int = 16,
     max_judgements: int = 4,
-    before: Mapping[str, float] | None = None,
     state: Mapping[str, Any] | None = None,
     keep: Callable[[dict[str, Any]], None] | None = None,
 ) -> Pruned:
@@ -98,13 +104,12 @@ def prune(
     Args:
         model: in evaluation mode, ternary layers frozen. On resume: as it came, before any cut.
         batches: text for importance and loss (`token_loss`), not of the test split.
-        judge: figures of a model: ``bits_per_byte`` (lower is better) and shares (0–1, higher is better).
+        judge: asks a model.
         kinds: that may be cut.
         limits: what may be lost.
         step_fraction: channels in one cut, as a share of the width.
         multiple: channels go in multiples of this, because kernels and packed formats like whole blocks.
         max_judgements: most calls of ``judge``, that of the model as it came not counted.
-        before: figures of the model as it came, where the caller has them.
         state: what ``keep`` was given last, to go on from there.
         keep: called after every judgement with JSON values.
 
@@ -115,7 +120,7 @@ def prune(
         ValueError: an unknown kind, no batch, or a judge that gives no figures.
     """
     limits = limits or Limits()
-    found = _begin(model, batches, judge, kinds, before) if state is None else Pruned.from_json(state)
+    found = _begin(model, batches, judge, kinds, limits) if state is None else Pruned.from_json(state)
     # 1. the model as it came, and on resume what was cut before
     loss_before = _mean_loss(model, batches)
     for cut in found.cuts:
@@ -139,16 +144,41 @@ def prune(
 
 
 def _begin(
-    model: PreTrainedModel, batches: Batches, judge: Judge, kinds: Sequence[Kind], before: Mapping[str, float] | None
+    model: PreTrainedModel, batches: Batches, judge: Judge, kinds: Sequence[Kind], limits: Limits
 ) -> Pruned:
     """Checks what was given, and measures the model as it came."""
     unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown or not batches:
         raise ValueError(f"{len(batches)} batches, unknown kinds {unknown}; kinds are {', '.join(KINDS)}")
-    figures = dict(judge(model) if before is None else before)
-    if not figures:
+    judged = judge(model)
+    if not judged:
         raise ValueError("the judge gave no figures, so there is nothing to hold cuts to")
-    return Pruned(figures, dict(figures), parameters_before=_size(model))
+    answers = {name: list(map(bool, rows)) for name, rows in judged.items() if not isinstance(rows, float)}
+    hopeless = too_few(answers, limits)
+    skipped = dict.fromkeys(kinds, hopeless) if hopeless else {}
+    return Pruned(
+        shares(judged), shares(judged), answers=answers, skipped=dict(skipped), parameters_before=_size(model)
+    )
+
+
+def shares(judged: Mapping[str, float | Answers]) -> dict[str, float]:
+    """The figures of a judgement: bits as they are, of answers the share that is right; not a number without any."""
+    return {
+        name: float(value) if isinstance(value, float) else sum(value) / len(value) if value else math.nan
+        for name, value in judged.items()
+    }
+
+
+def too_few(answers: Mapping[str, Answers], limits: Limits) -> str:
+    """Why no cut could be shown to be harmless, even one that changes no answer; "" where one could."""
+    for name, rows in answers.items():
+        if rows and most_lost(rows, rows) > limits.points:
+            needed = math.ceil(ONE_SIDED**2 * (1 - limits.points) / limits.points)
+            return (
+                f"{len(rows)} questions about {name} cannot show a loss below {100 * limits.points:g} points; "
+                f"{needed} could"
+            )
+    return ""
 
 
 def _halve(model: PreTrainedModel, judge: Judge, limits: Limits, found: Pruned) -> None:
@@ -158,8 +188,8 @@ def _halve(model: PreTrainedModel, judge: Judge, limits: Limits, found: Pruned) 
     good, bad = state["good"], state["bad"]
     trying = row[good:] if bad > len(row) else row[good : (good + bad) // 2]
     undo = [apply_cut(model, cut) for cut in trying]
-    figures = {name: float(value) for name, value in judge(model).items()}
-    reason = too_much(found.before, figures, limits)
+    judged = judge(model)
+    figures, reason = shares(judged), too_much({**found.before, **found.answers}, judged, limits)
     found.trials.append({"cuts": [cut.to_json() for cut in trying], "measured": figures, "undone": reason})
     if reason:
         for back in reversed(undo):
@@ -177,15 +207,23 @@ def _halve(model: PreTrainedModel, judge: Judge, limits: Limits, found: Pruned) 
         found.pending = {}
 
 
-def too_much(before: Mapping[str, float], after: Mapping[str, float], limits: Limits) -> str:
-    """Why ``after`` is not allowed: the first figure that fell too far, or was not measured; "" when all is well."""
-    for name, was in before.items():
-        now = after.get(name, math.nan)
-        if name == BITS:
-            if not now <= was * limits.bits_ratio:
-                return f"{name} {was:.4f} → {now:.4f}, over {limits.bits_ratio:.3f} times as many"
-        elif not now >= was - limits.points - 1e-9:
-            return f"{name} {was:.3f} → {now:.3f}, more than {100 * limits.points:g} points lost"
+def too_much(
+    before: Mapping[str, float | Answers], after: Mapping[str, float | Answers], limits: Limits
+) -> str:
+    """Why ``after`` is not allowed: the first figure that may have fallen too far, or was not measured; "" if none."""
+    was, now = shares(before), shares(after)
+    for name, value in before.items():
+        later = after.get(name)
+        if isinstance(value, float):
+            if not now.get(name, math.nan) <= value * limits.bits_ratio:
+                return f"{name} {value:.4f} → {now.get(name, math.nan):.4f}, over {limits.bits_ratio:.3f} times as many"
+        elif later is None or isinstance(later, float) or len(later) != len(value):
+            return f"{name} was not asked again"
+        elif (most := most_lost(value, later)) > limits.points:
+            return (
+                f"{name} {was[name]:.3f} → {now[name]:.3f}: as much as {100 * most:.1f} points may be lost, "
+                f"{100 * limits.points:g} are allowed"
+            )
     return ""
 
 
