@@ -341,7 +341,9 @@ def test_a_loss_that_few_questions_cannot_tell_from_none_is_too_much():
         before = {"tools": answers(1.0, count)}
         reason = too_much(before, {"tools": answers(1 - 1 / count, count)}, Limits())
         assert (reason == "") is allowed
-    assert "as much as 2.9 points" in too_much({"tools": answers(1.0, 150)}, {"tools": answers(149 / 150, 150)}, Limits())
+    assert "as much as 2.9 points" in too_much(
+        {"tools": answers(1.0, 150)}, {"tools": answers(149 / 150, 150)}, Limits()
+    )
 
 
 def test_where_nothing_could_be_shown_nothing_is_cut_or_asked_again():

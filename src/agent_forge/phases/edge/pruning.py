@@ -143,9 +143,7 @@ def prune(
     return found
 
 
-def _begin(
-    model: PreTrainedModel, batches: Batches, judge: Judge, kinds: Sequence[Kind], limits: Limits
-) -> Pruned:
+def _begin(model: PreTrainedModel, batches: Batches, judge: Judge, kinds: Sequence[Kind], limits: Limits) -> Pruned:
     """Checks what was given, and measures the model as it came."""
     unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown or not batches:
@@ -207,9 +205,7 @@ def _halve(model: PreTrainedModel, judge: Judge, limits: Limits, found: Pruned) 
         found.pending = {}
 
 
-def too_much(
-    before: Mapping[str, float | Answers], after: Mapping[str, float | Answers], limits: Limits
-) -> str:
+def too_much(before: Mapping[str, float | Answers], after: Mapping[str, float | Answers], limits: Limits) -> str:
     """Why ``after`` is not allowed: the first figure that may have fallen too far, or was not measured; "" if none."""
     was, now = shares(before), shares(after)
     for name, value in before.items():
