@@ -8,9 +8,9 @@ EDGE: tuple[Failure, ...] = (
     Failure(
         "EDGE-1", "pruning cuts away what was baked in",
         cause="a cut that text hardly minds takes a tool or the persona with it", phases=("edge",),
-        measured="tools, persona and bits per byte after each row of cuts, on the selection split, question by question",
-        threshold="2 points may be lost (upper end of the 95% interval), or bits per byte over 1.05 times as many; what "
-        "was not asked again, and too few questions to show it, count as lost",
+        measured="tools, persona, bits per byte after each row of cuts; selection split, question by question",
+        threshold="2 points may be lost (upper end of the 95% interval), or bits per byte over 1.05 times as many; "
+        "what was not asked again, and too few questions to show it, count as lost",
         mitigation="the row is undone bit for bit and halved, down to the one cut that does the harm; its kind stays",
         fallback="the model as it came", shown="cuts and reasons in the report",
         advice="fewer channels in a cut, or no pruning: a small model has little to spare",

@@ -22,15 +22,17 @@ from agent_forge.pipeline.memory_context import MemoryContext
 
 PERSONA = 'You are Salt, the sailor. You begin every answer with "Aye!" and end it with the words Fair winds.'
 TINY = EdgeConfig(
-    pruning=PruningConfig(kinds=("channels",), max_points=1.0, step_fraction=0.3, max_judgements=1, documents=8, sequence_length=32),
+    pruning=PruningConfig(
+        kinds=("channels",), max_points=1.0, step_fraction=0.3, max_judgements=1, documents=8, sequence_length=32,
+    ),
     experts=ExpertsConfig(
         skills=("drills/count",), rank=4, levels=(1,), steps=2, batch_size=2, sequence_length=48, policy_steps=1,
         policy_questions=2, policy_samples=2, train_documents=8, selection_documents=4, test_documents=4,
         population=4, generations=1,
     ),
     design=DesignConfig(evaluations=0),
-    bench_tokens=2, bench_repeats=1, levels=(1, 2), selection_questions=4, persona_questions=4, test_questions=4, answer_tokens=4,
-    text_documents=2, checkpoint_every=1,
+    bench_tokens=2, bench_repeats=1, levels=(1, 2), selection_questions=4, persona_questions=4, test_questions=4,
+    answer_tokens=4, text_documents=2, checkpoint_every=1,
 )  # fmt: skip
 
 
