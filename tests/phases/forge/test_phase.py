@@ -32,7 +32,8 @@ CONFIG = ForgePhaseConfig(
 )  # fmt: skip
 GATES = {
     "forge/exactly_ternary", "forge/special_rows_identical", "forge/curriculum_loss_reduction",
-    "forge/forgetting_points", "forge/bits_per_byte_ratio", "forge/converged", "forge/calibration_error",
+    "forge/sure_forgetting_points", "forge/forgetting_points",
+    "forge/bits_per_byte_ratio", "forge/converged", "forge/calibration_error",
     "forge/levels_passed", "forge/accuracy",
 }  # fmt: skip
 

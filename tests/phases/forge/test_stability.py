@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent_forge.phases.forge.measurement import converged, forgetting
+from agent_forge.phases.forge.measurement import converged, forgetting, lost, surely_lost
 from agent_forge.phases.forge.stability import MAX_RESTORES, Alarm, Stability
 
 
@@ -79,10 +79,36 @@ def test_a_window_on_its_way_to_an_alarm_is_not_calm():
     assert not stability.calm
 
 
+def rows(*rights, of=20):
+    """Answers of levels 1, 2, …: so many right, the first ones."""
+    return {level: [n < right for n in range(of)] for level, right in enumerate(rights, 1)}
+
+
 def test_forgetting_by_hand():
-    assert forgetting({1: 0.9}, {1: 0.5, 2: 0.2}, {1: 0.85, 2: 0.1}) == pytest.approx(5.0)
-    assert forgetting({}, {1: 0.5, 2: 0.2}, {1: 0.9, 2: 0.1}) == pytest.approx(5.0)
-    assert forgetting({1: 0.8}, {1: 0.8}, {1: 0.9}) == 0
+    assert forgetting(rows(18), rows(10, 4), rows(17, 2), lost) == pytest.approx(5.0)
+    assert forgetting({}, rows(10, 4), rows(18, 2), lost) == pytest.approx(5.0)
+    assert forgetting(rows(16), rows(16), rows(18), lost) == 0
+    assert forgetting({}, {}, {}, lost) == 0
+
+
+def test_luck_looks_like_forgetting_and_is_not_sure():
+    """No level is better or worse, and a fifth of the answers change: some points are seen, none is sure."""
+    draw = np.random.default_rng(0)
+    seen, sure = [], []
+    for _ in range(200):
+        before = {level: list(draw.random(32) < 0.3) for level in range(1, 6)}
+        after = {
+            n: [bool(draw.random() < 0.3) if draw.random() < 0.4 else was for was in each] for n, each in before.items()
+        }
+        seen.append(forgetting({}, before, after, lost))
+        sure.append(forgetting({}, before, after, surely_lost))
+    assert np.mean(np.asarray(seen) > 2) > 0.6
+    assert np.mean(np.asarray(sure) > 2) < 0.03
+
+
+def test_what_is_really_forgotten_is_sure():
+    assert forgetting({}, rows(20, 20), rows(20, 8), surely_lost) > 10
+    assert forgetting(rows(19), rows(2), rows(3), surely_lost) > 20
 
 
 def test_convergence_needs_two_stages_at_the_same_edge():

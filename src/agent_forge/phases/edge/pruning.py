@@ -153,10 +153,8 @@ def _begin(model: PreTrainedModel, batches: Batches, judge: Judge, kinds: Sequen
         raise ValueError("the judge gave no figures, so there is nothing to hold cuts to")
     answers = {name: list(map(bool, rows)) for name, rows in judged.items() if not isinstance(rows, float)}
     hopeless = too_few(answers, limits)
-    skipped = dict.fromkeys(kinds, hopeless) if hopeless else {}
-    return Pruned(
-        shares(judged), shares(judged), answers=answers, skipped=dict(skipped), parameters_before=_size(model)
-    )
+    skipped: dict[str, str] = {kind: hopeless for kind in kinds if hopeless}
+    return Pruned(shares(judged), shares(judged), answers=answers, skipped=skipped, parameters_before=_size(model))
 
 
 def shares(judged: Mapping[str, float | Answers]) -> dict[str, float]:

@@ -4,7 +4,7 @@ from agent_forge.contract import Declaration
 
 DECLARATION = Declaration(
     name="forge",
-    version=2,  # ordinary text is read whole and held; thoughts go on
+    version=3,  # forgetting beyond luck is reported, too
     consumes={"model": "checkpoint", "corpus": "corpus"},
     produces={"model": "checkpoint"},
 )

@@ -50,7 +50,7 @@ class Course:
         watched: questions of the selection split; accuracy on them decides what is undone.
         tested: questions of the test split; nothing is decided by them.
         best: best accuracy by level on the watched questions, of levels that were passed.
-        when_passed: accuracy by level on the test questions when the level was passed.
+        when_passed: right or wrong by level, question by question of the test split, when the level was passed.
         rows: one row of figures for each finished stage.
         passed: levels that an assessment passed.
     """
@@ -74,7 +74,7 @@ class Course:
         self.tally = Tally()
         self.lines: list[tuple[Lineage, Question]] = []
         self.best: dict[int, float] = {}
-        self.when_passed: dict[int, float] = {}
+        self.when_passed: dict[int, list[bool]] = {}
         self.passed: set[int] = set()
         self.rows: list[dict[str, Any]] = []
         self._kept: dict[str, Any] = {}
@@ -155,7 +155,7 @@ class Course:
         fresh = [n for n in known if n not in self.best]
         for level, accuracy in self.examiner.accuracy({n: self.watched[n] for n in fresh}).items():
             self.best[level] = accuracy
-        self.when_passed |= self.examiner.accuracy({n: self.tested[n] for n in fresh})
+        self.when_passed |= self.examiner.answers({n: self.tested[n] for n in fresh})
         self.passed |= set(known)
 
     def _practise(self) -> None:
@@ -299,7 +299,7 @@ class Course:
             "stability": self.stability.state(),
             "starts": {str(n): start for n, start in self.starts.items()},
             "best": {str(n): best for n, best in self.best.items()},
-            "when_passed": {str(n): rate for n, rate in self.when_passed.items()},
+            "when_passed": json.dumps(self.when_passed),
             "passed": sorted(self.passed),
             "plan": self.plan.to_json() if self.plan else "",
             "lines": json.dumps([[line.to_json(), question_json(question)] for line, question in self.lines]),
@@ -322,7 +322,7 @@ class Course:
         self.stability.load_state(position["stability"])
         self.starts = {int(n): int(start) for n, start in position["starts"].items()}
         self.best = {int(n): float(best) for n, best in position["best"].items()}
-        self.when_passed = {int(n): float(rate) for n, rate in position["when_passed"].items()}
+        self.when_passed = {int(n): answers for n, answers in json.loads(position["when_passed"]).items()}
         self.passed = {int(n) for n in position["passed"]}
         self.plan = Plan.from_json(position["plan"]) if position["plan"] else None
         self.lines = [(Lineage(**line), question_of(asked)) for line, asked in json.loads(position["lines"])]

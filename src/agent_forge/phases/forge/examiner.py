@@ -40,7 +40,12 @@ class Examiner:
 
     def accuracy(self, asked: Mapping[int, Sequence[Question]]) -> dict[int, float]:
         """Share of exact answers by level."""
-        return shares(asked, self.right([question for found in asked.values() for question in found]))
+        return shares(self.answers(asked))
+
+    def answers(self, asked: Mapping[int, Sequence[Question]]) -> dict[int, list[bool]]:
+        """Whether each question is answered rightly, by level."""
+        right = iter(self.right([question for found in asked.values() for question in found]).tolist())
+        return {level: [next(right) for _ in found] for level, found in asked.items()}
 
     def right(self, questions: Sequence[Question]) -> np.ndarray:
         """Whether each is answered rightly, bool [N]: the last word of a tool dialogue, else the answer itself."""
@@ -132,10 +137,9 @@ class Examiner:
         return next((question for question in asked if question.task.kind == line.kind), asked[0])
 
 
-def shares(asked: Mapping[int, Sequence[Question]], correct: np.ndarray) -> dict[int, float]:
-    """Share of right answers by level; ``correct`` has the order of ``asked``."""
-    levels = np.asarray([level for level, found in asked.items() for _ in found])
-    return {level: float(correct[levels == level].mean()) for level in asked if (levels == level).any()}
+def shares(answers: Mapping[int, Sequence[bool]]) -> dict[int, float]:
+    """Share of right answers by level, of levels with any answer."""
+    return {level: sum(each) / len(each) for level, each in answers.items() if each}
 
 
 def question_json(question: Question) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from agent_forge.data.corpora import Corpus
 from agent_forge.evaluation.bits_per_byte import mean_bits_per_byte, score_domains
+from agent_forge.evaluation.statistics import most_lost
 from agent_forge.phases.forge.config import ForgePhaseConfig
 from agent_forge.phases.forge.course import Course
 from agent_forge.phases.forge.examiner import Examiner, shares
@@ -49,8 +50,9 @@ def measure(
     covered = {n: course.tested[n] for n in course.levels if n <= last and course.tested[n]}
     after = Examiner(trained, tokenizer, course.practice.questions, config.answer_tokens)
     before = Examiner(source, tokenizer, course.practice.questions, config.answer_tokens)
-    correct = after.right([question for asked in covered.values() for question in asked])
-    found, given = shares(covered, correct), before.accuracy(covered)
+    answers, answers_before = after.answers(covered), before.answers(covered)
+    correct = np.asarray([right for each in answers.values() for right in each], bool)
+    found, given = shares(answers), shares(answers_before)
     losses = [each.answer_loss(covered, config.sequence_length) for each in (before, after)]
     measured = {
         "forge/levels_passed": float(len(course.passed)),
@@ -60,7 +62,8 @@ def measure(
         "forge/answer_loss": losses[1],
         "forge/answer_loss_of_input": losses[0],
         "forge/curriculum_loss_reduction": 1 - losses[1] / losses[0],
-        "forge/forgetting_points": forgetting(course.when_passed, given, found),
+        "forge/forgetting_points": forgetting(course.when_passed, answers_before, answers, lost),
+        "forge/sure_forgetting_points": forgetting(course.when_passed, answers_before, answers, surely_lost),
         "forge/converged": converged(course.rows),
         "forge/restores": float(sum(row["restores"] for row in course.rows)),
     }
@@ -72,21 +75,46 @@ def measure(
         "stages": course.rows,
         "test_accuracy": {str(n): rate for n, rate in found.items()},
         "test_accuracy_of_input": {str(n): rate for n, rate in given.items()},
-        "test_accuracy_when_passed": {str(n): rate for n, rate in course.when_passed.items()},
+        "test_accuracy_when_passed": {str(n): rate for n, rate in shares(course.when_passed).items()},
         "alarms": course.stability.history,
     }
     return measured, {**page, "measured": measured}
 
 
-def forgetting(when_passed: Mapping[int, float], given: Mapping[int, float], found: Mapping[int, float]) -> float:
+Answers: TypeAlias = Mapping[int, Sequence[bool]]
+"""Right or wrong, question by question, by level."""
+
+
+def forgetting(
+    when_passed: Answers,
+    given: Answers,
+    found: Answers,
+    measure: Callable[[Sequence[bool], Sequence[bool]], float],
+) -> float:
     """Points of accuracy lost on the test split, at least 0.
 
     The larger of two means: over passed levels since they were passed, and over all levels since the phase began. A
     level that gained pays for none that lost more than it.
+
+    Args:
+        when_passed, given, found: answers when a level was passed, when the phase began, and now.
+        measure: loss from one row of answers to another, as a share.
     """
-    since_passed = [max(when_passed[n] - found[n], 0.0) for n in when_passed if n in found]
-    since_start = [max(given[n] - found[n], 0.0) for n in given if n in found]
-    return 100 * max((float(np.mean(each)) for each in (since_passed, since_start) if each), default=0.0)
+    means = [
+        float(np.mean([max(measure(then[n], found[n]), 0.0) for n in then if n in found] or [0.0]))
+        for then in (when_passed, given)
+    ]
+    return 100 * max(means)
+
+
+def lost(before: Sequence[bool], after: Sequence[bool]) -> float:
+    """Right answers lost, less those gained, as a share."""
+    return (sum(before) - sum(after)) / len(before)
+
+
+def surely_lost(before: Sequence[bool], after: Sequence[bool]) -> float:
+    """Lower end of the one-sided 95% interval of `lost`: what luck with the questions does not explain."""
+    return -most_lost(after, before)
 
 
 def converged(rows: Sequence[Mapping[str, Any]]) -> float:
