@@ -4,7 +4,7 @@ from agent_forge.contract import Declaration
 
 DECLARATION = Declaration(
     name="compression",
-    version=3,  # matrices that experts adapt are exact
+    version=4,  # the file is asked for what the agent can do
     consumes={"model": "checkpoint", "corpus": "corpus", "trunk": "checkpoint?"},
     produces={"agent": "agent_file"},
 )

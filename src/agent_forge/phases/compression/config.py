@@ -55,6 +55,16 @@ class CompressionConfig(BaseModel):
     )
     num_tasks: int = Field(20, ge=0, description="Questions per domain that the finished agent is asked; 0 = none.")
     task_tokens: int = Field(128, ge=1, description="Tokens of an answer at most.")
+    ability_questions: int = Field(
+        default=400,
+        ge=0,
+        description="Questions about tools that the file is asked beside the phase's input; 0 = none.",
+    )
+    persona_questions: int = Field(default=100, ge=4, description="Choices between answers for its persona.")
+    ability_levels: tuple[int, ...] = Field(
+        default=(1, 2, 3), min_length=1, description="Difficulty of the questions about tools and persona, each 1-10."
+    )
+    answer_tokens: int = Field(default=40, ge=1, description="Tokens of an answer to those.")
     ladder: bool = Field(
         default=True, description="Also measure the usual formats, for the size–quality table of the report."
     )

@@ -6,14 +6,17 @@ See docs/phases/compression.md. Deterministic: equal inputs give equal bytes, so
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from agent_forge.contract import Artifacts, Context, one
+from agent_forge.agent.abilities import Abilities, Answers, points_lost
+from agent_forge.agent.toolbox import Toolbox
+from agent_forge.contract import Artifact, Artifacts, Context, one
 from agent_forge.data.corpora import Corpus
 from agent_forge.data.documents import Split
 from agent_forge.errors import Interrupted
@@ -48,7 +51,10 @@ class Compression:
         corpus = Corpus.open(context.path(one(inputs, "corpus")))
         tests = _documents(corpus, "test", config.evaluation_documents)
         meter = Meter(model, tokenizer, tests, max_length=config.max_length)  # the baseline, before any codec
-        extra = attached(context.path(one(inputs, "model")))
+        source = one(inputs, "model")
+        extra = attached(context.path(source))
+        abilities = _abilities(config, tokenizer, corpus, Toolbox.load(context.path(source)), source, context.seed)
+        able = abilities(model)
         shrunk = shrink(
             model,
             tokenizer,
@@ -70,12 +76,13 @@ class Compression:
             bits = figures["compression/bits_per_byte"]
             figures["compression/retention_of_trunk"] = meter.retention(bits, meter.bits_per_byte(trunk))
             del trunk
+        agent, _ = forge_file.read_model(folder / FILE_NAME)
+        figures |= points_lost(able, abilities(agent), "compression")
         if config.num_tasks:
-            agent, _ = forge_file.read_model(folder / FILE_NAME)
             answered, samples = ask(agent, tokenizer, corpus, count=config.num_tasks, max_tokens=config.task_tokens)
             figures |= answered
             context.attach("samples", samples)
-            del agent
+        del agent
         context.report(figures)
         context.log(figures, 0)
         tell(shrunk, config, size, context)
@@ -145,6 +152,23 @@ def choices(shrunk: Shrunk) -> list[dict[str, Any]]:
          "bytes": cascade.menus[name].points[option].bytes, "weights": cascade.bench.tensors[name].numel()}
         for name, option in shrunk.plan.items()
     ]  # fmt: skip
+
+
+def _abilities(
+    config: CompressionConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    corpus: Corpus,
+    toolbox: Toolbox | None,
+    source: Artifact,
+    seed: int,
+) -> Callable[[PreTrainedModel], dict[str, Answers]]:
+    """Asks a model for what the agent can do; nothing where no question is to be asked."""
+    asked = Abilities(
+        tokenizer, corpus, toolbox, str(source.facts.get("persona", "")), seed,
+        levels=config.ability_levels, answer_tokens=config.answer_tokens,
+    )  # fmt: skip
+    counts = {"questions": config.ability_questions, "persona_questions": config.persona_questions}
+    return lambda model: asked.answers(model, "test", **counts) if config.ability_questions else {}
 
 
 def _documents(corpus: Corpus, split: Split, count: int) -> Documents:

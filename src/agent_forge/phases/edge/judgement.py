@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import islice
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from agent_forge.agent.kinds import world_toolbox
-from agent_forge.agent.knowledge import Knowledge
-from agent_forge.agent.persona import Choice, choices, preferred
-from agent_forge.agent.tool_exam import ask_tools, merged, questions_about, worlds_of
+from agent_forge.agent.abilities import Abilities, Answers, points_lost
 from agent_forge.agent.toolbox import Toolbox
 from agent_forge.data.corpora import Corpus
 from agent_forge.data.documents import Split
-from agent_forge.data.practice_dialogues import Persona, exchanges
 from agent_forge.evaluation.bits_per_byte import ordinary_bits_per_byte
 from agent_forge.phases.edge.config import EdgeConfig
-from agent_forge.phases.edge.pruning import BITS, Answers, shares
-
-TOOLS, NO_CALL, PERSONA = "tools", "no_call", "persona"
+from agent_forge.phases.edge.pruning import BITS, shares
 
 
 class Judgement:
@@ -30,9 +23,7 @@ class Judgement:
         config: of the phase.
         tokenizer: of the models.
         corpus: for ordinary text, and for the world that the agent knows.
-        toolbox: of the agent; None = it has no tools, and is not asked about any.
-        persona: its prompt; one that has no exact answers (not of the house's form) is not tested.
-        seed: of the world, where the corpus tells none.
+        toolbox, persona, seed: as `Abilities` takes them.
     """
 
     def __init__(
@@ -44,52 +35,27 @@ class Judgement:
         persona: str,
         seed: int,
     ) -> None:
-        self.config, self.tokenizer, self.corpus, self.seed = config, tokenizer, corpus, seed
-        known = world_toolbox(Knowledge({})).tools
-        self.tools = [name for name in (toolbox.tools if toolbox else ()) if name in known]
-        self.persona = persona if persona and Persona.of(persona) is not None else ""
-
-    def figures(self, model: PreTrainedModel, split: Split) -> dict[str, float]:
-        """`answers` as shares of right ones."""
-        return shares(self.answers(model, split))
+        self.config, self.tokenizer, self.corpus = config, tokenizer, corpus
+        self.abilities = Abilities(
+            tokenizer, corpus, toolbox, persona, seed, levels=config.levels, answer_tokens=config.answer_tokens
+        )
 
     def answers(self, model: PreTrainedModel, split: Split) -> dict[str, float | Answers]:
-        """``bits_per_byte``; and question by question ``tools`` (right answers), ``no_call`` (none needed, none made)
-        and ``persona`` (preferred).
+        """``bits_per_byte``, and question by question the abilities of an agent.
 
         Args:
             model: in evaluation mode.
             split: "selection" for choices, "test" for figures.
         """
-        bits = ordinary_bits_per_byte(model, self.tokenizer, self.corpus, split, self.config.text_documents)
-        return {BITS: bits} | self._tools(model, split) | self._persona(model, split)
-
-    def _tools(self, model: PreTrainedModel, split: Split) -> dict[str, Answers]:
-        if not self.tools:
-            return {}
         config = self.config
+        bits = ordinary_bits_per_byte(model, self.tokenizer, self.corpus, split, config.text_documents)
         count = config.test_questions if split == "test" else config.selection_questions
-        worlds = worlds_of(config.levels, self.corpus, self.seed, self.tools)
-        asked = questions_about(worlds, config.levels, self.tools, split, count)
-        found = merged(
-            [ask_tools(model, self.tokenizer, box, rows, answer_tokens=config.answer_tokens) for box, rows in asked]
-        )
-        needing = [ok for ok, exchange in zip(found.right, found.asked, strict=True) if exchange.steps]
-        return {name: rows for name, rows in ((TOOLS, needing), (NO_CALL, found.no_call)) if rows}
-
-    def _persona(self, model: PreTrainedModel, split: Split) -> dict[str, Answers]:
-        return {PERSONA: preferred(model, self.tokenizer, self._choices(split))} if self.persona else {}
-
-    def _choices(self, split: Split) -> list[Choice]:
-        idle = islice(exchanges(89, self.config.levels, split, tools=()), self.config.persona_questions)
-        return choices(self.persona, list(idle), 5)
+        asked = self.abilities.answers(model, split, questions=count, persona_questions=config.persona_questions)
+        return {BITS: bits} | asked
 
 
-def changes(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, Any]:
-    """What phase 7 cost, as the gates read it: ``edge/quality_change`` (fraction), ``edge/points_lost/…`` (0–100)."""
-    lost = {name: 100 * (before[name] - after[name]) for name in (TOOLS, NO_CALL, PERSONA) if name in before}
-    return {
-        "edge/quality_change": after[BITS] / before[BITS] - 1,
-        **{f"edge/points_lost/{name}": points for name, points in lost.items()},
-        "edge/points_lost": max(lost.values(), default=0.0),
-    }
+def changes(before: Mapping[str, float | Answers], after: Mapping[str, float | Answers]) -> dict[str, Any]:
+    """What phase 7 cost, as the gates read it: ``edge/quality_change`` (fraction), ``edge/points_lost`` (0–100)."""
+    was, now = shares(before), shares(after)
+    asked = [{name: rows for name, rows in each.items() if not isinstance(rows, float)} for each in (before, after)]
+    return {"edge/quality_change": now[BITS] / was[BITS] - 1, **points_lost(asked[0], asked[1], "edge")}

@@ -33,7 +33,7 @@ from agent_forge.phases.edge.design_course import Known, search
 from agent_forge.phases.edge.expert_course import Experts, train_experts
 from agent_forge.phases.edge.expert_lesson import ExpertSettings
 from agent_forge.phases.edge.judgement import Judgement, changes
-from agent_forge.phases.edge.pruning import Limits, Pruned, prune
+from agent_forge.phases.edge.pruning import Limits, Pruned, prune, shares
 
 
 class Edge:
@@ -53,7 +53,7 @@ class Edge:
         persona = str(source.facts.get("persona", ""))
         judgement = Judgement(config, tokenizer, corpus, toolbox, persona, context.seed)
         course = Course(context)
-        before = course.remember("before", lambda: judgement.figures(model, "test"))
+        before = course.remember("before", lambda: judgement.answers(model, "test"))
         pruned = _prune(config, course, judgement, model, tokenizer, corpus)
         base = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
         experts = _train(config, course, model, tokenizer, corpus)
@@ -64,7 +64,7 @@ class Edge:
         designed.save(folder)
         agent, _ = load_model(folder)
         agent.to(context.device)  # type: ignore[arg-type]
-        after = judgement.figures(agent, "test") if pruned.cuts else before
+        after = judgement.answers(agent, "test") if pruned.cuts else before
         measured = {**changes(before, after), "edge/bits_per_byte": after["bits_per_byte"], **experts.measured}
         measured |= {f"edge/design/{name}": value for name, value in designed.measured.items()}
         measured["edge/base_unchanged"] = float(_equal(base, agent.state_dict()))
@@ -79,8 +79,8 @@ class Edge:
             "experts": experts.page,
             "design": designed.page,
             "fit": fit,
-            "before": before,
-            "after": after,
+            "before": shares(before),
+            "after": shares(after),
         }
         context.attach("edge", {**page, "measured": measured | parity | speeds})
         return {

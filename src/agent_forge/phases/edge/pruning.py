@@ -26,13 +26,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from agent_forge.agent.abilities import Answers
 from agent_forge.evaluation.statistics import ONE_SIDED, most_lost
 from agent_forge.phases.edge.cuts import KINDS, Anatomy, CannotCut, Cut, Kind, anatomy, apply_cut, removable_layers
 from agent_forge.phases.edge.importance import Importance, first_order, token_loss
 
 BITS = "bits_per_byte"
 Batches: TypeAlias = Sequence[Mapping[str, Tensor]]
-Answers: TypeAlias = Sequence[bool]
 Judge: TypeAlias = Callable[[PreTrainedModel], Mapping[str, float | Answers]]
 """``bits_per_byte`` (lower is better), and for each ability whether each of its questions was answered right."""
 
