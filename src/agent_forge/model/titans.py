@@ -298,9 +298,7 @@ def chunk_ending(key: Tensor, momentum_log: Tensor, step: Tensor, keep_log: Tens
     )
 
 
-def written(
-    memory: Tensor, momentum: Tensor, key: Tensor, value: Tensor, ending: ChunkEnding
-) -> tuple[Tensor, Tensor]:
+def written(memory: Tensor, momentum: Tensor, key: Tensor, value: Tensor, ending: ChunkEnding) -> tuple[Tensor, Tensor]:
     """M and S [..., d, d] after a chunk with keys and values [..., C, d]."""
     error = _soft_clamp(key @ memory.mT - value)
     next_memory = ending.keep_memory * memory + ending.across * momentum - (error * ending.into_memory).mT @ key

@@ -82,7 +82,13 @@ class TitansStep(nn.Module):
             return number < rest[-1]
 
         def close(
-            number: Tensor, memory: Tensor, surprise: Tensor, reads: Tensor, query: Tensor, tokens: Tensor, *rest: Tensor
+            number: Tensor,
+            memory: Tensor,
+            surprise: Tensor,
+            reads: Tensor,
+            query: Tensor,
+            tokens: Tensor,
+            *rest: Tensor,
         ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
             slot = number * self.chunk + torch.arange(self.chunk)
             place = slot - rest[0]
@@ -92,7 +98,7 @@ class TitansStep(nn.Module):
             memory, surprise = self._write(memory, surprise, tokens.index_select(1, place + self.chunk))
             return number + 1, memory, surprise, reads
 
-        none = torch.zeros(1, query.shape[1] + self.chunk, self.width)
+        none = torch.zeros(1, query.shape[1] + self.chunk, self.width, dtype=query.dtype)
         start = (torch.zeros((), dtype=torch.long), memory, surprise, none)
         found = while_loop_op(goes_on, close, start, (query, tokens, begun, closing))  # type: ignore[arg-type]
         return found[1], found[2], found[3]
