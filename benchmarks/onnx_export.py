@@ -1,12 +1,14 @@
 """The exported graph against eager fp32 torch, interleaved in one process: first token, tokens/s, parity, bytes.
 
-    python benchmarks/onnx_export.py [--model FOLDER] [--text FILE] [--rounds 5] [--threads 2] [--clock wall]
+    python benchmarks/onnx_export.py [--model FOLDER | --memory off] [--text FILE] [--rounds 5] [--threads 2]
+                                     [--clock wall]
 
-Without ``--model`` the model has the shape of base25m, random weights, made ternary: speed and size do not depend on
-what was learnt. Forms: the model in full precision in eager torch (the neighbour), the ternary model in eager torch,
-both flavours in onnxruntime. They take turns within a round; figures are medians over rounds, ratios are taken within
-a round. ``--clock cpu`` counts processor seconds, for a machine that others use too (give it ``--threads 1``: threads
-that wait for each other count as work). Parity is over 1,000 tokens: those of ``--text``, else random ones.
+Without ``--model`` the model has the shape of base25m with the memory that is asked for, random weights, made ternary:
+speed and size do not depend on what was learnt. Forms: the model in full precision in eager torch (the neighbour), the
+ternary model in eager torch, both flavours in onnxruntime. They take turns within a round; figures are medians over
+rounds, ratios are taken within a round. ``--clock cpu`` counts processor seconds, for a machine that others use too
+(give it ``--threads 1``: threads that wait for each other count as work). Parity is over 1,000 tokens: those of
+``--text``, else random ones.
 """
 
 from __future__ import annotations
@@ -39,10 +41,13 @@ COMPARED = 1000
 PIECE = 250  # tokens of a text that are read in one go, before the next text begins
 
 
-def reference(folder: Path) -> Path:
+def reference(folder: Path, memory: str) -> Path:
     """A ternary model of the shape of base25m that was never trained."""
     torch.manual_seed(0)
-    model = CognateForCausalLM(CognateConfig(zero_init_output=False)).eval()
+    model = CognateForCausalLM(CognateConfig(zero_init_output=False, memory=memory)).eval()
+    for parameter in model.parameters():
+        if not parameter.any():  # an untrained memory is silent, and parity would not see it
+            torch.nn.init.normal_(parameter, std=model.config.initializer_range)
     tokenizer = train_tokenizer(["a model that was never trained has nothing to say"], 261)
     selection = select(model, tokenizer)
     for linear in selection.linears.values():
@@ -157,6 +162,9 @@ def measure(folder: Path, place: Path, arguments: argparse.Namespace) -> dict[st
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--model")
+    parser.add_argument(
+        "--memory", choices=("off", "ema", "titans"), default="off", help="of the model of random weights"
+    )
     parser.add_argument("--text")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
@@ -165,9 +173,9 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     with TemporaryDirectory() as place:
-        folder = Path(arguments.model) if arguments.model else reference(Path(place) / "model")
+        folder = Path(arguments.model) if arguments.model else reference(Path(place) / "model", arguments.memory)
         found = measure(folder, Path(place), arguments)
-    found["settings"] = {"threads": arguments.threads, "clock": arguments.clock, "rounds": arguments.rounds}
+    found["settings"] = {name: getattr(arguments, name) for name in ("threads", "clock", "rounds", "memory")}
     out = Path(arguments.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

@@ -138,24 +138,18 @@ def associate(
     # 1. slots of chunks, heads before chunks' tokens: [B, N, H, C, ...]
     queries, key, value = (grid.arrange(x).transpose(2, 3) for x in (query, writes.key, writes.value))
     rates = [grid.arrange(x).transpose(2, 3) for x in (writes.momentum, writes.step, writes.forget)]
-    # 2. coefficients of all chunks at once
-    into_momentum, into_memory, kept = _coefficients(*rates)
-    doubled = 2 * _gain_scale(key, into_memory)
-    into_momentum, into_memory = (weight[..., None] * doubled for weight in (into_momentum, into_memory))
+    # 2. what all chunks do at their ends, but for the errors
+    ending = chunk_ending(key, F.logsigmoid(rates[0]), rates[1], F.logsigmoid(-rates[2]))
     closed = grid.filled.all(-1)[:, :, None, None, None]
     fresh = grid.fresh[:, :, None, None, None]
     memory, momentum = state if state is not None else (query.new_zeros(batch, heads, size, size),) * 2
     reads = []
     # 3. from chunk to chunk: read, then write. Unbound before the loop: the gradient of x[:, n] is as large as x
-    chunks = zip(
-        *(x.unbind(1) for x in (queries, key, value, into_momentum, into_memory, *kept, closed, fresh)), strict=True
-    )
-    for q, k, v, to_momentum, to_memory, keep_memory, keep_momentum, across, is_closed, is_fresh in chunks:
+    chunks = zip(*(x.unbind(1) for x in (queries, key, value, closed, fresh, *ending)), strict=True)
+    for q, k, v, is_closed, is_fresh, *now in chunks:
         memory, momentum = (torch.where(is_fresh, 0.0, x) for x in (memory, momentum))
         reads.append(q @ memory.mT)
-        error = _soft_clamp(k @ memory.mT - v)
-        next_memory = keep_memory * memory + across * momentum - (error * to_memory).mT @ k
-        next_momentum = keep_momentum * momentum - (error * to_momentum).mT @ k
+        next_memory, next_momentum = written(memory, momentum, k, v, ChunkEnding(*now))
         # 4. a chunk that is still open has written nothing yet
         memory = torch.where(is_closed, next_memory, memory)
         momentum = torch.where(is_closed, next_momentum, momentum)
@@ -262,43 +256,58 @@ class MemoryRates(nn.Module):
         return first, second, third
 
 
-class _Kept(NamedTuple):
-    """Factors [B, N, H, 1, 1] of the old state at the end of a chunk."""
+class ChunkEnding(NamedTuple):
+    """What a chunk does to the old state at its end, but for its errors. Weights [..., C, 1], factors [..., 1, 1]."""
 
-    memory: Tensor
-    momentum: Tensor
+    into_momentum: Tensor
+    """Weight of each token's error in S."""
+    into_memory: Tensor
+    keep_memory: Tensor
+    """Factor of the old memory in the new one."""
+    keep_momentum: Tensor
     across: Tensor
-    """Of the old momentum in the new memory."""
+    """Factor of the old momentum in the new memory."""
 
 
-def _coefficients(momentum: Tensor, step: Tensor, forget: Tensor) -> tuple[Tensor, Tensor, _Kept]:
-    """Closed form of both recurrences at the end of a chunk, from logits [B, N, H, C].
+def chunk_ending(key: Tensor, momentum_log: Tensor, step: Tensor, keep_log: Tensor) -> ChunkEnding:
+    """Closed form of both recurrences at the end of a chunk.
 
-    Returns:
-        The weight of each token's gradient in S and in M [B, N, H, C], and the factors of the old state.
+    Args:
+        key: [..., C, d], unit norm.
+        momentum_log: [..., C] logarithms of η: products of many factors below one.
+        step: [..., C] logits of θ.
+        keep_log: [..., C] logarithms of 1 − α.
     """
-    # in logarithms: products of many factors below one
-    momentum_log = F.logsigmoid(momentum).cumsum(-1)
-    keep_log = F.logsigmoid(-forget).cumsum(-1)
+    momentum_log, keep_log = momentum_log.cumsum(-1), keep_log.cumsum(-1)
     size = torch.sigmoid(step) * STEP_CAP
     # S at t holds token j with Π η over (j, t]; M at the end holds S at t with Π (1 − α) over (t, end]
-    later = torch.ones(momentum.shape[-1], momentum.shape[-1], dtype=torch.bool, device=momentum.device).tril()
+    later = torch.ones(step.shape[-1], step.shape[-1], dtype=torch.bool, device=step.device).tril()
     difference = momentum_log[..., :, None] - momentum_log[..., None, :]
     # what is left of a token after e^-40 would be denormal a few factors on, and those are slow on a CPU
     difference = difference.masked_fill(~later | (difference < NEGLIGIBLE_LOG), float("-inf"))
     survives = (keep_log[..., -1:] - keep_log).exp()
     into_memory = size * (survives[..., :, None] * difference.exp()).sum(-2)
     into_momentum = size * difference[..., -1, :].exp()
-    kept = _Kept(
-        memory=keep_log[..., -1, None, None].exp(),
-        momentum=momentum_log[..., -1, None, None].clamp(min=NEGLIGIBLE_LOG).exp(),
+    doubled = 2 * _gain_scale(key, into_memory)
+    return ChunkEnding(
+        into_momentum=into_momentum[..., None] * doubled,
+        into_memory=into_memory[..., None] * doubled,
+        keep_memory=keep_log[..., -1, None, None].exp(),
+        keep_momentum=momentum_log[..., -1, None, None].clamp(min=NEGLIGIBLE_LOG).exp(),
         across=(survives * momentum_log.clamp(min=NEGLIGIBLE_LOG).exp()).sum(-1)[..., None, None],
     )
-    return into_momentum, into_memory, kept
+
+
+def written(memory: Tensor, momentum: Tensor, key: Tensor, value: Tensor, ending: ChunkEnding) -> tuple[Tensor, Tensor]:
+    """M and S [..., d, d] after a chunk with keys and values [..., C, d]."""
+    error = _soft_clamp(key @ memory.mT - value)
+    next_memory = ending.keep_memory * memory + ending.across * momentum - (error * ending.into_memory).mT @ key
+    next_momentum = ending.keep_momentum * momentum - (error * ending.into_momentum).mT @ key
+    return next_memory, next_momentum
 
 
 def _gain_scale(key: Tensor, weights: Tensor) -> Tensor:
-    """[B, N, H, 1, 1]: one over the Frobenius norm of Σ 2·c·k·kᵀ where that exceeds one."""
+    """[..., 1, 1]: one over the Frobenius norm of Σ 2·c·k·kᵀ where that exceeds one."""
     gain = (key * (2 * weights[..., None])).mT @ key
     norm = gain.square().sum((-1, -2), keepdim=True)
     return norm.clamp(min=1.0).rsqrt()

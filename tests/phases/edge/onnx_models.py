@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -12,6 +13,8 @@ from agent_forge.model.checkpoint import save_model
 from agent_forge.model.ternary import Layout, TernaryLinear
 from agent_forge.model.ternary_checkpoint import finish_student, save_ternary
 from agent_forge.model.ternary_selection import select
+from agent_forge.phases.edge.export_onnx import write_graph
+from agent_forge.phases.edge.onnx_session import OnnxSession
 
 TEXTS = [f"{name} has {count} red apples. What is {count} plus 3?" for name in ("Ann", "Bo") for count in range(2, 40)]
 SHAPE = {
@@ -29,7 +32,8 @@ def cognate(**changes) -> CognateForCausalLM:
     torch.manual_seed(5)
     model = CognateForCausalLM(CognateConfig(**{**SHAPE, **changes})).eval()
     for name, parameter in model.named_parameters():
-        if parameter.ndim == 1 or "conv" in name or "bias" in name:  # gains, taps and rates that are not all the same
+        # gains, taps and rates that are not all the same, and memories that are not silent
+        if parameter.ndim == 1 or "conv" in name or "bias" in name or not parameter.any():
             parameter.data += 0.2 * torch.randn_like(parameter)
     return model
 
@@ -47,6 +51,13 @@ def ternary_folder(folder: Path, *, activation_bits: int = 8, group_size: int = 
 def plain_folder(folder: Path, **changes) -> Path:
     save_model(cognate(**changes), tokenizer(), folder)
     return folder
+
+
+def graph_session(model, place: Path, flavour="cpu") -> OnnxSession:
+    """The graph of a model in onnxruntime."""
+    manifest = write_graph(model, place / "model.onnx", flavour)
+    (place / "onnx.json").write_text(json.dumps(manifest))
+    return OnnxSession(place, threads=1)
 
 
 def largest_difference(model, session, tokens, cuts) -> float:

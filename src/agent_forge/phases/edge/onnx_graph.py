@@ -10,7 +10,8 @@ runtimes have as one kernel (RMSNormalization, RotaryEmbedding, Attention; opset
 1. Projections with the same input are one product (queries, keys and values; gate and up).
 2. Only the last token gets logits, and only the last token is refined by the recursion; the keys of the refinement
    come from the features of all tokens (see `agent_forge.model.recursion`), so nothing is lost by that.
-3. Adaptive halting is a ``Loop`` that ends when the last token halts.
+3. Adaptive halting is a ``Loop`` that ends when the last token halts; a titans memory is one over the chunks that
+   close (`onnx_titans`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from agent_forge.model.block import CognateBlock
 from agent_forge.model.config import CognateConfig
 from agent_forge.model.memory import EmaMemory
 from agent_forge.model.modeling import CognateForCausalLM
+from agent_forge.model.titans import AssociativeMemory
 from agent_forge.phases.edge.onnx_layers import (
     AttentionStep,
     ConvolutionStep,
@@ -39,6 +41,7 @@ from agent_forge.phases.edge.onnx_layers import (
     remember,
 )
 from agent_forge.phases.edge.onnx_recursion import RecursionStep
+from agent_forge.phases.edge.onnx_titans import TitansStep
 from agent_forge.phases.edge.onnx_weights import Table
 
 Head = Callable[[Tensor, Table], Tensor]
@@ -52,9 +55,6 @@ class CognateStep(nn.Module):
         model: in evaluation mode, ternary layers frozen.
         projection: how products are made; that of the flavour.
         head: how logits are made.
-
-    Raises:
-        ValueError: the model has a memory that the graph has no form for.
     """
 
     frequencies: Tensor
@@ -64,11 +64,6 @@ class CognateStep(nn.Module):
     ) -> None:
         super().__init__()
         config = model.config
-        if config.memory not in ("off", "ema"):
-            raise ValueError(
-                f'a memory "{config.memory}" has no ONNX form: it takes a different way through the graph at the end '
-                'of each chunk; models with memory "off" or "ema" can be exported'
-            )
         self.config = config
         self.table = Table(model.model.embed_tokens.weight.detach())
         tied = model.lm_head.weight is model.model.embed_tokens.weight
@@ -145,7 +140,11 @@ class _BlockStep(nn.Module):
         self.attention = AttentionStep(block.attention, config, projection, apart=False)
         self.mlp = SwiGluStep(block.mlp, projection)
         self.width = width
-        self.memory = EmaStep(block.memory, projection) if isinstance(block.memory, EmaMemory) else None
+        self.memory: EmaStep | TitansStep | None = None
+        if isinstance(block.memory, EmaMemory):
+            self.memory = EmaStep(block.memory, projection)
+        elif isinstance(block.memory, AssociativeMemory):
+            self.memory = TitansStep(block.memory, projection)
         self.gate = GateStep(block.gate, projection) if block.gate is not None else None
 
     def states(self, index: int) -> list[State]:
@@ -155,10 +154,7 @@ class _BlockStep(nn.Module):
             for name in ("attention", "mlp"):
                 place = f"convolution.{index}.{name}"
                 found.append(State(f"past_{place}", f"present_{place}", shape))
-        if self.memory is not None:
-            place = f"memory.{index}"
-            found.append(State(f"past_{place}", f"present_{place}", (1, self.config.memory_size)))
-        return found
+        return found if self.memory is None else [*found, *self.memory.states(index)]
 
     def forward(self, x: Tensor, shared: Pass, index: int, first: Tensor | None) -> tuple[Tensor, Tensor]:
         h = self._convolved(self.attention_conv, self.attention_norm(x), shared, f"convolution.{index}.attention")

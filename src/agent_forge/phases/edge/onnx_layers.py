@@ -164,6 +164,11 @@ class EmaStep(nn.Module):
     def __init__(self, memory: EmaMemory, projection: Projection) -> None:
         super().__init__()
         self.down, self.up = projection([memory.down_proj]), projection([memory.up_proj])
+        self.width = memory.down_proj.out_features
+
+    def states(self, index: int) -> list[State]:
+        """The averages after the last token."""
+        return [State(f"past_memory.{index}", f"present_memory.{index}", (1, self.width))]
 
     def forward(self, x: Tensor, shared: Pass, index: int) -> Tensor:
         """See the class."""

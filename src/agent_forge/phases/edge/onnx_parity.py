@@ -23,6 +23,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from agent_forge.model.generation import chat_prompt
 from agent_forge.model.ternary import ternary_linears
 from agent_forge.phases.edge.onnx_session import OnnxSession
+from agent_forge.phases.edge.onnx_titans import torch_state
 
 Feeds: TypeAlias = dict[str, NDArray[Any]]
 TOLERANCE = 1e-3
@@ -118,6 +119,8 @@ def _past(cache: Any, states: Sequence[Mapping[str, Any]]) -> Feeds:
             tensor = tensor[:, :, : getattr(slot, "length", tensor.shape[2])]
         elif kind == "past_convolution":
             tensor = slot.states[f"{place[1]}_conv"]
+        elif len(place) > 1:
+            tensor = torch_state(slot.states["memory"], place[1], state["shape"])
         else:
             tensor = slot.states["memory"][0]
         found[state["input"]] = tensor.float().numpy().copy()
