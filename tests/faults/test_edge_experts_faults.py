@@ -1,13 +1,17 @@
 """Failures of phase 7's experts, injected."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tests.model.test_expert_vectors import disturbed, logits, same_bits
 
+from agent_forge.agent.design import AgentDesign
+from agent_forge.model.checkpoint import save_model
 from agent_forge.model.expert_vectors import EXPERTS, LARGEST, applied, basis_of, load_experts, save_experts
+from agent_forge.pipeline.resolve import with_usable_experts
 
 
 def damage(path, change):
@@ -99,3 +103,34 @@ def test_pr7_a_truncated_file_names_its_path(tmp_path, make_llama):
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(HandoffError, match=EXPERTS):
         load_experts(tmp_path, model)
+
+
+@pytest.mark.parametrize("fault", ["not a number", "not there", "not readable"])
+def test_pr7_an_agent_talks_without_the_expert_that_cannot_be_used_and_says_so_once(
+    fault, tmp_path, make_llama, make_tokenizer, forge
+):
+    """As the model is, in every row of the design that asks for it; a row with a sound expert keeps its own."""
+    model, place = make_llama(), tmp_path / "agent"
+    save_model(model, make_tokenizer(), place, {})
+    basis = basis_of(model, 4)
+    path = save_experts(place, [disturbed(basis, "hurt"), disturbed(basis, "sound", seed=2)], basis)
+    mixture = AgentDesign(experts={"hurt": 0.5, "sound": 0.5})
+    AgentDesign(experts={"hurt": 1.0}).save(place)
+    bare = forge("chat", place, "--no-design", "--max-tokens", "8", stdin="Say\n")
+    if fault == "not a number":
+        damage(path, set_value(float("nan")))
+    elif fault == "not there":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-40])
+    said = forge("chat", place, "--max-tokens", "8", stdin="Say\nSay\n")
+    assert said.code == 0, said.err
+    assert said.out == 2 * bare.out
+    assert said.sentence().startswith("agent-forge: the expert hurt is left out: ")
+    assert {"not a number": "not finite", "not there": "not among", "not readable": EXPERTS}[fault] in said.err
+    usable = {"sound"} if fault == "not a number" else set()
+    routed = replace(AgentDesign(experts={"sound": 1.0}), routes=(("sum", mixture),))
+    found, left_out = with_usable_experts(place, model, routed)
+    assert left_out.keys() == {"hurt", "sound"} - usable
+    assert found.experts == ((("sound", 1.0),) if usable else ())
+    assert found.route("sum").experts == ()
