@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from agent_forge.data.practice import STRATEGIES
 from agent_forge.data.synthetic_world.drills import KINDS
@@ -86,15 +86,15 @@ class ExpertsConfig(_Model):
 class DesignConfig(_Model):
     """The search for a design of the agent."""
 
+    routes: bool = Field(
+        default=True,
+        description="Whether a design may go about kinds of question differently, by one reading first.",
+    )
     evaluations: int = Field(
         default=40,
         ge=0,
         description="Designs that are tried, those by hand included, so at least 10 (7 without routes); the control "
         "tries as many; 0 = none.",
-    )
-    routes: bool = Field(
-        default=True,
-        description="Whether a design may go about kinds of question differently, by one reading first.",
     )
     population: int = Field(default=16, ge=4, description="Designs in a generation of NSGA-II.")
     probe_questions: int = Field(
@@ -110,15 +110,15 @@ class DesignConfig(_Model):
     control: bool = Field(default=True, description="Whether random search with as many evaluations runs beside it.")
     answer_tokens: int = Field(default=40, ge=1, description="Tokens of a turn.")
 
-    @model_validator(mode="after")
-    def _enough(self) -> DesignConfig:
-        least = BY_HAND + (3 if self.routes else 0)
-        if 0 < self.evaluations < least:
-            raise ValueError(
-                f"evaluations {self.evaluations} are fewer than the {least} that the designs by hand"
-                f"{' with routes and the choice by kind' if self.routes else ''} take; give 0 or at least {least}"
-            )
-        return self
+    @field_validator("evaluations")
+    @classmethod
+    def _enough(cls, evaluations: int, info: ValidationInfo) -> int:
+        routed = info.data.get("routes", True)
+        least = BY_HAND + (3 if routed else 0)
+        if 0 < evaluations < least:
+            way = " and the choice by kind" if routed else ""
+            raise ValueError(f"the designs by hand{way} take {least} evaluations; 0 or at least {least} are needed")
+        return evaluations
 
 
 class EdgeConfig(_Model):
