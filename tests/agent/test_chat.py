@@ -305,16 +305,14 @@ def test_each_route_has_its_experts(agent, routed, tmp_path):
     assert not any(module._forward_hooks for module in talk.model.modules())
 
 
-@pytest.mark.parametrize(
-    "text", ["{", '{"format": 1, "code": "import os"}', '{"format": 1, "experts": {"ghost": 1.0}}']
-)
+@pytest.mark.parametrize("text", ["{", '{"format": 1, "code": "import os"}'])
 def test_a_design_that_cannot_be_used_is_told(forge, folder, tmp_path, text):
     broken = tmp_path / "broken"
     shutil.copytree(folder, broken)
     (broken / "agent.json").write_text(text, encoding="utf-8")
     answer = forge("chat", broken, stdin=f"{SUM}\n")
     assert answer.code != 0
-    assert ("ghost" if "ghost" in text else "agent.json") in answer.sentence()
+    assert "agent.json" in answer.sentence()
     assert forge("chat", broken, "--no-design", stdin=f"{SUM}\n").code == 0
 
 

@@ -1,23 +1,18 @@
-"""Which expert answers: the classifier, the search for a mixture, and the way back to the base."""
+"""Which expert answers: the classifier, and the way back to the base."""
 
 import math
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from tests.model.test_expert_vectors import disturbed
 
 from agent_forge.agent.dispatch import (
     BASE,
     Dispatcher,
     TwoPass,
-    clearly_lower,
-    cross_entropy_search,
     fit_dispatcher,
     question_features,
-    search_mixture,
     with_bar,
 )
 from agent_forge.data.documents import Document
@@ -25,7 +20,7 @@ from agent_forge.data.tokenizer import train_tokenizer
 from agent_forge.errors import HandoffError
 from agent_forge.evaluation.answer_nats import answer_nats
 from agent_forge.model.checkpoint import save_model
-from agent_forge.model.expert_vectors import EXPERTS, Expert, applied, basis_of, identity, save_experts
+from agent_forge.model.expert_vectors import EXPERTS, basis_of, save_experts
 
 QUESTIONS = ["How many eggs are there?", "Turn round: a b c", "Where is the dairy?"]
 ANSWERS = [Document.chat([("user", text), ("assistant", f"It is {n}.")]) for n, text in enumerate(QUESTIONS * 4)]
@@ -132,80 +127,6 @@ def test_features_do_not_depend_on_what_stands_beside_a_question(make_llama, wor
     apart = torch.cat([question_features(model, words, [each]) for each in QUESTIONS])
     assert torch.allclose(together, apart, atol=1e-5)
     assert together.shape == (3, 32)
-
-
-@settings(max_examples=15, deadline=None)
-@given(st.integers(1, 4), st.integers(0, 1000))
-def test_the_search_is_never_worse_than_one_expert_alone(count, seed):
-    def cost(weights):
-        return sum((w - 0.3 * n) ** 2 for n, w in enumerate(weights))
-
-    found = cross_entropy_search(
-        cost, count, generator=torch.Generator().manual_seed(seed), population=6, generations=2, elite_fraction=0.3
-    )
-    alone = [tuple(float(n == k) for k in range(count)) for n in range(count)]
-    assert cost(found) <= min(map(cost, alone))
-
-
-def test_the_search_finds_the_least_cost_of_a_bowl():
-    def cost(weights):
-        return math.inf if weights[0] > 1.2 else (weights[0] - 0.8) ** 2 + (weights[1] + 0.2) ** 2
-
-    generator = torch.Generator().manual_seed(0)
-    found = cross_entropy_search(cost, 2, generator=generator, population=24, generations=12, elite_fraction=0.25)
-    assert found == pytest.approx((0.8, -0.2), abs=0.1)
-    with pytest.raises(ValueError, match="cannot search"):
-        cross_entropy_search(cost, 0, generator=generator, population=4, generations=1, elite_fraction=0.5)
-
-
-def test_a_mixture_that_is_no_better_falls_back_to_the_base(make_llama, words):
-    """Experts far from 1 harm: the base is taken, and the cost of the best mixture is told all the same."""
-    model = make_llama()
-    basis = basis_of(model, 8)
-    found = search_mixture(
-        model, words, [disturbed(basis, "a", spread=6.0, seed=3)], ANSWERS, generator=torch.Generator().manual_seed(0),
-        population=2, generations=1,
-    )  # fmt: skip
-    before = answer_nats(model, words, ANSWERS[1::2]).mean
-    assert found.base_nats == pytest.approx(before)
-    assert (found.mixture is None) == (found.weights == (0.0,))
-    unchanged = search_mixture(
-        model, words, [identity(basis)], ANSWERS, generator=torch.Generator().manual_seed(0), population=2,
-        generations=1,
-    )  # fmt: skip
-    assert unchanged.mixture is None
-    assert unchanged.mixture_nats == unchanged.base_nats
-    with pytest.raises(ValueError, match="at least 4 examples"):
-        search_mixture(model, words, [identity(basis)], ANSWERS[:3], generator=torch.Generator())
-
-
-def test_a_mixture_that_helps_is_taken(make_llama, words):
-    """An expert along the gradient of the loss: its mixture is better on examples that the search did not see."""
-    model = make_llama().requires_grad_(False)
-    basis = basis_of(model, 16)
-    from agent_forge.data.packing import Batches, pack
-    from agent_forge.phases.edge.expert_training import VectorTraining, supervised_loss
-
-    shard = pack(ANSWERS, words)
-    batches = Batches({"a": shard}, {"a": 1.0}, sequence_length=48, batch_size=4, seed=0, mask_prompts=True)
-    training = VectorTraining(model, basis, learning_rate=0.1)
-    for step in range(10):
-        with training.applied():
-            assert training.update(supervised_loss(model, batches.batch(step)), 1.0)
-    expert = Expert("a", {name: z.half().float() for name, z in training.copies().items()}, basis.digest)
-    found = search_mixture(model, words, [expert], ANSWERS, generator=torch.Generator().manual_seed(0), population=4)
-    assert found.mixture is not None
-    assert found.mixture_nats < found.base_nats
-    with applied(model, found.mixture):
-        assert answer_nats(model, words, ANSWERS[1::2]).mean == pytest.approx(found.mixture_nats)
-
-
-@pytest.mark.parametrize(
-    ("gap", "answer"), [([-1.0, -1.1, -0.9], True), ([-1.0, 1.2, -0.1], False), ([0.0, 0.0], False), ([-1.0], False),
-                        ([float("nan"), -1.0], False)],
-)  # fmt: skip
-def test_clearly_lower(gap, answer):
-    assert clearly_lower(np.asarray(gap), np.zeros(len(gap))) is answer
 
 
 def test_written_beside_the_weights_and_opened_again(tmp_path, make_llama, words):

@@ -108,3 +108,29 @@ def test_own_text_does_not_inherit_the_shares_of_the_preset():
     assert build_config("demo").data.mixture
     assert not build_config("demo", sources=["notes.txt"]).data.mixture
     assert build_config("demo", ["data.mixture={notes: 1}"], sources=["notes.txt"]).data.mixture == {"notes": 1}
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("edge.experts.skills=[thoughts/foo]", "there is no skill 'thoughts/foo'"),
+        ("edge.experts.skills=[corpus/]", "there is no skill 'corpus/'"),
+        ("edge.experts.selection_documents=3", "edge.experts.selection_documents = 3 cannot be"),
+        ("edge.design.evaluations=9", "edge.design.evaluations = 9 cannot be.*at least 10 are needed"),
+        ("edge.design.evaluations=1", "at least 10 are needed"),
+    ],
+)
+def test_what_phase_7_could_only_refuse_hours_later_is_refused_at_once(override, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        build_config("smoke", [override])
+
+
+def test_the_least_evaluations_are_those_of_the_designs_by_hand():
+    for evaluations in (0, 10):
+        assert build_config("smoke", [f"edge.design.evaluations={evaluations}"]).edge.design.evaluations == evaluations
+    plain = ["edge.design.routes=false", "edge.design.evaluations=7"]
+    assert build_config("smoke", plain).edge.design.evaluations == 7
+    with pytest.raises(ConfigError, match="at least 7"):
+        build_config("smoke", [plain[0], "edge.design.evaluations=6"])
+    skills = ["drills/sum", "thoughts/view", "corpus/stories"]
+    assert build_config("smoke", [f"edge.experts.skills=[{', '.join(skills)}]"]).edge.experts.skills == tuple(skills)

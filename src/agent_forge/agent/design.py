@@ -15,6 +15,7 @@ What we do differently:
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -108,6 +109,14 @@ class AgentDesign:
     def route(self, kind: str) -> AgentDesign:
         """How it goes about questions of a kind; without a route for it, as the outer row says."""
         return dict(self.routes).get(kind) or replace(self, routes=())
+
+    def without_experts(self, names: Collection[str]) -> AgentDesign:
+        """The same, but that each row that asks for one of these experts has the model as it is.
+
+        A mixture goes as a whole: what is left of it was never measured.
+        """
+        routes = tuple((kind, row.without_experts(names)) for kind, row in self.routes)
+        return replace(self, routes=routes, experts=() if {*names} & {*dict(self.experts)} else self.experts)
 
     @property
     def is_one_attempt(self) -> bool:

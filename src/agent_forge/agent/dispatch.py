@@ -1,8 +1,7 @@
 """Two passes: what is asked decides which expert answers.
 
 Paper: Sun, Cetin and Tang 2025, "Transformer²" (arXiv:2501.06252, section 3.2: a first pass that recognises the task,
-by a classifier or by a search over mixing weights on a few examples; a second that answers). The search is the
-cross-entropy method (Rubinstein and Kroese 2004). The classifier is linear discriminant analysis (Fisher 1936; Hastie,
+here by a classifier; a second that answers). The classifier is linear discriminant analysis (Fisher 1936; Hastie,
 Tibshirani and Friedman 2009, section 4.3).
 
 What we do differently:
@@ -11,19 +10,15 @@ What we do differently:
    a ridge, because a class may have fewer rows than there are features.
 2. One class is "none of them": ordinary questions are answered by the base, and it is left only where another class
    is ahead by more than a bar, set on questions that the classifier was not fitted to.
-3. A mixture is searched for on one half of the examples and judged on the other. Where it is not clearly better there
-   than the base, the base is taken.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -31,17 +26,13 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from agent_forge.agent.belongings import ROUTES
-from agent_forge.data.documents import Document
 from agent_forge.errors import HandoffError
-from agent_forge.evaluation.answer_nats import answer_nats
 from agent_forge.evaluation.tasks import prompt_ids
-from agent_forge.model.expert_vectors import EXPERTS, Expert, applied, basis_of, load_experts, mixed
+from agent_forge.model.expert_vectors import EXPERTS, Expert, applied, load_experts
 from agent_forge.model.forward import logits_and_hidden
 
 BASE = "base"
 _ROOM = "dispatch/"
-# A mixture must be better than the base by so many standard errors of the judged examples.
-_CLEARLY = 1.0
 
 
 @torch.inference_mode()
@@ -260,122 +251,3 @@ class TwoPass:
         expert = self.experts[name]
         with applied(self.model, expert):
             yield
-
-
-@dataclass(frozen=True)
-class Mixing:
-    """What a search over mixing weights came to.
-
-    Attributes:
-        weights: α of each expert; all zero where the base was taken.
-        mixture: None where the base was taken.
-        base_nats: per token, of the judged examples under the base.
-        mixture_nats: the same under the best mixture that was found, taken or not.
-        evaluations: mixtures that were tried.
-    """
-
-    weights: tuple[float, ...]
-    mixture: Expert | None
-    base_nats: float
-    mixture_nats: float
-    evaluations: int
-
-
-def search_mixture(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    experts: Sequence[Expert],
-    examples: Sequence[Document],
-    *,
-    generator: torch.Generator,
-    population: int = 12,
-    generations: int = 4,
-    elite_fraction: float = 0.25,
-    max_length: int = 128,
-) -> Mixing:
-    """The mixture for a task that is known by a few examples, or the base where no mixture is clearly better.
-
-    Args:
-        model: the base.
-        tokenizer: its tokenizer.
-        experts: at least one, all of this model.
-        examples: of the task, at least 4, none of them used for a figure later.
-        generator: of the draws.
-        population: mixtures of a generation.
-        generations: of the search.
-        elite_fraction: the best share, from which the next generation is drawn.
-        max_length: tokens of an example that are read.
-
-    Raises:
-        ValueError: fewer than 4 examples.
-    """
-    if len(examples) < 4:
-        raise ValueError(f"a search needs at least 4 examples, got {len(examples)}: half of them are for judging")
-    basis_of(model, max(len(z) for z in experts[0].vectors.values()))
-    tried: dict[tuple[float, ...], float] = {}
-
-    def cost(weights: tuple[float, ...]) -> float:
-        if weights not in tried:
-            with applied(model, mixed(experts, weights)):
-                tried[weights] = answer_nats(model, tokenizer, examples[::2], max_length=max_length).mean
-        return tried[weights]
-
-    best = cross_entropy_search(
-        cost, len(experts), generator=generator, population=population, generations=generations,
-        elite_fraction=elite_fraction,
-    )  # fmt: skip
-    before = answer_nats(model, tokenizer, examples[1::2], max_length=max_length)
-    mixture = mixed(experts, best)
-    with applied(model, mixture):
-        after = answer_nats(model, tokenizer, examples[1::2], max_length=max_length)
-    taken = clearly_lower(after.nats, before.nats)
-    return Mixing(
-        best if taken else (0.0,) * len(experts), mixture if taken else None, before.mean, after.mean, len(tried)
-    )
-
-
-def cross_entropy_search(
-    cost: Callable[[tuple[float, ...]], float],
-    count: int,
-    *,
-    generator: torch.Generator,
-    population: int,
-    generations: int,
-    elite_fraction: float,
-) -> tuple[float, ...]:
-    """Weights in [−0.5, 1.5] of least cost (Rubinstein and Kroese 2004); each alone and their mean are tried too.
-
-    Args:
-        cost: of weights; not finite counts as infinite.
-        count: of weights.
-        generator: of the draws.
-        population: draws of a generation, at least 2.
-        generations: at least 1.
-        elite_fraction: best share that gives the next mean and spread, 0–1.
-
-    Raises:
-        ValueError: a size is out of range.
-    """
-    if count < 1 or population < 2 or generations < 1 or not 0 < elite_fraction <= 1:
-        raise ValueError(f"cannot search {count} weights with {population} × {generations}, elite {elite_fraction}")
-    known = [tuple(float(n == k) for k in range(count)) for n in range(count)] + [(1.0 / count,) * count]
-    mean, spread = torch.full((count,), 0.5), torch.full((count,), 0.5)
-    found: list[tuple[float, tuple[float, ...]]] = []
-    for _ in range(generations):
-        drawn = mean + spread * torch.randn(population, count, generator=generator)
-        rows = known + [tuple(round(w, 3) for w in row) for row in drawn.clamp(-0.5, 1.5).tolist()]
-        known = []
-        for weights in rows:
-            value = cost(weights)
-            found.append((value if math.isfinite(value) else math.inf, weights))
-        found.sort()
-        elite = torch.tensor([weights for _, weights in found[: max(2, round(elite_fraction * population))]])
-        mean, spread = elite.mean(0), elite.std(0).clamp(min=0.02)
-    return found[0][1]
-
-
-def clearly_lower(first: np.ndarray, second: np.ndarray) -> bool:
-    """Whether the mean of paired ``first`` − ``second`` lies below zero by more than its standard error."""
-    gap = np.asarray(first, float) - np.asarray(second, float)
-    error = gap.std(ddof=1) / math.sqrt(len(gap)) if len(gap) > 1 else math.inf
-    return bool(np.isfinite(gap).all() and gap.mean() < -_CLEARLY * error)

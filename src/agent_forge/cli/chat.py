@@ -62,6 +62,7 @@ def chat(
         model, home_path(home), options,
         tools=not no_tools, folder=folder, retrieval=retrieval, designed=not no_design,
     )  # fmt: skip
+    tell_left_out(talk)
     interactive = sys.stdin.isatty() and not as_json
     if interactive:
         if tools := talk.tools():
@@ -83,6 +84,13 @@ def decoding(max_tokens: int, temperature: float, seed: int, think: str, think_b
         "max_tokens": max_tokens, "temperature": temperature, "seed": seed,
         "think": _THINK[think], "thought_budget": think_budget,
     }  # fmt: skip
+
+
+def tell_left_out(talk: Any) -> None:
+    """Says on standard error which experts of the design are not used, and why."""
+    for name, why in talk.left_out.items():
+        said = f"the expert {name} is left out: {why}; where the design asks for it, the model answers as it is"
+        typer.echo(f"agent-forge: {said}", err=True)
 
 
 def _questions(interactive: bool) -> Iterator[str]:

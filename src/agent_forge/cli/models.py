@@ -18,6 +18,7 @@ from agent_forge.cli.chat import (
     ThinkBudget,
     ThinkOption,
     decoding,
+    tell_left_out,
 )
 from agent_forge.cli.options import HomeOption, JsonOption, home_path, print_json
 
@@ -54,6 +55,7 @@ def generate(
     options = decoding(max_tokens, temperature, seed, think, think_budget)
     talk = Talk.start(model, home_path(home), options, designed=not no_design)
     if as_json and (talk.tools() or talk.design is not None):
+        tell_left_out(talk)
         transcript = talk.ask(prompt).to_json()
         print_json({"prompt": prompt, "text": transcript.pop("answer"), "seed": seed} | transcript)
         return

@@ -6,6 +6,33 @@ from agent_forge.health.failure import Failure
 
 EDGE: tuple[Failure, ...] = (
     Failure(
+        "PR7-M", "a mixture of experts that is worse than the base",
+        cause="its weights fit the few examples that they were searched with", phases=("edge",),
+        measured="nats of examples that the search has not seen, of every skill; nats on the test split",
+        threshold="not better by a standard error on those examples, or fewer than 4 of them; on the test split more "
+        "than 1% worse",
+        mitigation="the base is taken, and no design is offered the mixture",
+        fallback="the gate on edge/mixture_worst_gain_fraction blocks the run",
+        shown="report, the figures edge/mixtures_taken, edge/mixture_gain_fraction, edge/mixture_worst_gain_fraction",
+        advice="more experts.selection_documents: half of them judge",
+        test="tests/faults/test_edge_experts_faults.py::"
+        "test_pr7_m_a_mixture_that_only_fits_what_it_was_searched_with_is_not_taken",
+    ),
+    Failure(
+        "PR7-D", "dispatch sends questions to an expert that is not for them",
+        cause="a classifier of few questions, skills that look alike", phases=("edge",),
+        measured="questions of the test split sent to the right place; nats of their answers with the expert against "
+        "the base's",
+        threshold="under 95% sent rightly (warning); more than 1% worse than the base (blocks)",
+        mitigation="the base answers unless a skill is ahead by more than a bar, set on held questions",
+        fallback="the gate on edge/mixture_worst_gain_fraction blocks the run",
+        shown="report, the figures edge/dispatch_accuracy, edge/mixture_worst_gain_fraction",
+        advice="fewer or less similar experts.skills, more train_documents",
+        correction="an agent that is handed on does not dispatch: it uses the experts that its design names",
+        test="tests/faults/test_edge_experts_faults.py::"
+        "test_pr7_d_a_dispatch_that_sends_questions_to_the_wrong_expert_is_measured_and_blocks",
+    ),
+    Failure(
         "EDGE-1", "pruning cuts away what was baked in",
         cause="a cut that text hardly minds takes a tool or the persona with it", phases=("edge",),
         measured="tools, persona, bits per byte after each row of cuts; selection split, question by question",

@@ -265,9 +265,12 @@ LATER_PHASES: tuple[Failure, ...] = (
         measured="shape, finite values, range and the base's digest when it is loaded; its gain on the selection split",
         threshold="anything that does not fit; a gain ≤ 0",
         mitigation="drawn back towards 1 to a half and a quarter; mixtures are kept in range",
-        fallback="the vector is left out, with its reason; the model answers as it is",
-        shown="report, the figure edge/experts", advice="train the experts again after the weights have changed",
-        test="tests/faults/test_edge_experts_faults.py::test_pr7_a_vector_that_cannot_be_used_is_skipped_with_its_reason",
+        fallback="the vector is left out, with its reason; where the design asks for it the model answers as it is. "
+        "Phase 8 hands no agent on whose design asks for one that does not fit",
+        shown="report, the figure edge/experts; `chat` and `generate` say it on standard error",
+        advice="train the experts again after the weights have changed",
+        test="tests/faults/test_edge_experts_faults.py::"
+        "test_pr7_an_agent_talks_without_the_expert_that_cannot_be_used_and_says_so_once",
     ),
     Failure(
         "PR7-O", "an export that says something else than the model",

@@ -126,6 +126,27 @@ def load_design(path: Path) -> AgentDesign | None:
     return None if text is None else AgentDesign.parse(text, f"{path}: {DESIGN}")
 
 
+def with_usable_experts(path: Path, model: PreTrainedModel, design: AgentDesign) -> tuple[AgentDesign, dict[str, str]]:
+    """The design without the experts that are not there or cannot be used on this model, and why for each of those.
+
+    A row that asks for one of them has the model as it is.
+    """
+    asked = {name for row in (design, *dict(design.routes).values()) for name, _ in row.experts}
+    if not asked:
+        return design, {}
+    from agent_forge.agent.belongings import EXPERTS
+    from agent_forge.model.expert_vectors import load_experts
+
+    with _beside(path, EXPERTS) as folder:
+        try:
+            usable, skipped = load_experts(folder, model)
+        except HandoffError as error:
+            usable, skipped = [], dict.fromkeys(asked, str(error))
+    missing = sorted(asked - {expert.name for expert in usable})
+    left_out = {name: skipped.get(name, "it is not among the agent's experts") for name in missing}
+    return design.without_experts(left_out), left_out
+
+
 def load_mixtures(
     path: Path, model: PreTrainedModel, design: AgentDesign
 ) -> dict[tuple[tuple[str, float], ...], Expert | None]:

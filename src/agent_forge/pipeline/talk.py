@@ -33,6 +33,8 @@ class Talk:
         design: how it goes about a question; None: one attempt, with the options.
         first_pass: tells kinds of question apart, for a design with routes.
         mixtures: of experts that the design and its routes ask for.
+        left_out: experts that the design asks for and that cannot be used, each with the reason; a row of the design
+            that asks for one has the model as it is.
         retriever: its best passages are put before each question, for an agent without a retrieval tool of its own.
         memory: the conversation so far.
     """
@@ -44,6 +46,7 @@ class Talk:
     design: AgentDesign | None = None
     first_pass: FirstPass | None = None
     mixtures: Mapping[tuple[tuple[str, float], ...], Expert | None] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
     retriever: Retriever | None = None
     memory: list[dict[str, str]] = field(default_factory=list)
 
@@ -84,6 +87,7 @@ class Talk:
             load_reference,
             load_toolbox,
             resolve_model,
+            with_usable_experts,
         )
         from agent_forge.pipeline.tool_audit import audit_for
 
@@ -98,6 +102,7 @@ class Talk:
             talk.toolbox = load_toolbox(path, folder=folder, embed=embed, audit=audit_for(reference, home, path))
         talk.design = load_design(path) if designed else None
         if talk.design is not None:
+            talk.design, talk.left_out = with_usable_experts(path, model, talk.design)
             talk.mixtures = load_mixtures(path, model, talk.design)
             talk.first_pass = load_first_pass(path, model, tokenizer, talk.design)
         if folder is not None and not any(tool.kind == "retrieve" for tool in talk.tools()):

@@ -15,7 +15,7 @@ from agent_forge.model.expert_vectors import EXPERTS, LARGEST, decompose, load_e
 from agent_forge.model.roles import quantizable_linears
 from agent_forge.model.ternary import Layout, TernaryLinear
 from agent_forge.phases.edge.expert_course import train_experts
-from agent_forge.phases.edge.expert_exam import identity_holds
+from agent_forge.phases.edge.expert_exam import BLEND, ORDINARY, identity_holds, tasks_of
 from agent_forge.phases.edge.expert_lesson import ExpertSettings, Teacher
 from agent_forge.phases.edge.expert_training import (
     Sample,
@@ -25,7 +25,8 @@ from agent_forge.phases.edge.expert_training import (
     rate_at,
     supervised_loss,
 )
-from agent_forge.phases.edge.skills import Examples, gather, ordinary, skill_names
+from agent_forge.phases.edge.mixture import halves
+from agent_forge.phases.edge.skills import Examples, gather, in_turn, ordinary, skill_names
 
 TINY = ExpertSettings(
     rank=8, steps=8, batch_size=4, sequence_length=64, learning_rate=0.1, policy_steps=1, policy_questions=2,
@@ -169,6 +170,45 @@ def test_splits_of_a_skill_are_disjoint_and_the_same_every_time(corpus):
     assert "stories" not in {document.domain for document in everyday.documents}
 
 
+def test_domains_come_in_turn_and_one_that_ends_is_passed_over(corpus):
+    assert in_turn(["abc", "d", "ef"], 5) == ["a", "d", "e", "b", "f"]
+    assert in_turn(["abc", "d", "ef"], 9) == ["a", "d", "e", "b", "f", "c"]
+    assert in_turn([], 3) == []
+    for split in ("train", "selection", "test"):
+        domains = [d for d in corpus.domains if corpus.documents(d, split)]
+        few = ordinary(corpus, split, len(domains))
+        assert [document.domain for document in few.documents] == domains
+        assert len(few.tasks) == len(domains)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+def test_a_mixture_is_searched_and_judged_on_every_skill(corpus, number):
+    """Whatever the number of skills: none may be only in the half that is searched with, or only in the judged one."""
+    names = ["drills/sum", "thoughts/view", "drills/reverse", "drills/count"][:number]
+    counts = {"train": 4, "selection": 8, "test": 6}
+    skills = [gather(name, corpus, seed=1, levels=(1, 2), counts=counts) for name in names]
+    everyday = {split: ordinary(corpus, split, 16) for split in counts}
+    shown, held = tasks_of(skills, everyday)
+    assert [len(group) for group in shown[BLEND]] == [8] * number
+    for half in halves(shown[BLEND]):
+        assert [sum(document in skill.selection.documents for document in half) for skill in skills] == [4] * number
+    assert [sum(document in skill.test.documents for document in held[BLEND]) for skill in skills] == [6] * number
+    for half in halves(shown[ORDINARY]):
+        assert {document.domain for document in half} == set(corpus.domains)
+
+
+def test_skills_of_all_domains_leave_nothing_to_dispatch_and_break_nothing(model, tokenizer, corpus, tmp_path):
+    skills = [f"corpus/{domain}" for domain in corpus.domains]
+    assert ordinary(corpus, "test", 8, without=skills) == Examples((), ())
+    found = course(model, tokenizer, corpus, skills, settings=replace(TINY, steps=2))
+    assert found.experts
+    assert found.dispatcher is None
+    assert "edge/dispatch_accuracy" not in found.measured
+    assert {row["what"] for row in found.page["mixtures"]} == {BLEND}
+    assert found.save(tmp_path) == tmp_path / EXPERTS
+    assert Dispatcher.open(tmp_path) is None
+
+
 def test_a_whole_course_helps_is_measured_and_leaves_the_weights_alone(model, tokenizer, corpus, tmp_path):
     stored = {name: value.clone() for name, value in model.state_dict().items()}
     seen = []
@@ -182,6 +222,16 @@ def test_a_whole_course_helps_is_measured_and_leaves_the_weights_alone(model, to
     assert 0 <= measured["edge/dispatch_accuracy"] <= 1
     assert measured["edge/mixture_worst_gain_fraction"] >= -1
     assert {row["how"] for row in found.page["mixtures"]} == {"mixture", "dispatch"}
+    (blend, everyday) = [row for row in found.page["mixtures"] if row["how"] == "mixture"]
+    assert measured["edge/mixture_gain_fraction"] == blend["gain_fraction"]
+    assert measured["edge/mixtures_taken"] == blend["taken"] + everyday["taken"]
+    # a design may name each alone, and a mixture that was taken
+    assert found.options[:3] == [{}, *({each.name: 1.0} for each in found.experts)]
+    page = {"mixtures": [blend | {"taken": True, "weights": dict.fromkeys(SKILLS, 0.5)},
+                         everyday | {"taken": False, "weights": dict.fromkeys(SKILLS, 0.7)}]}  # fmt: skip
+    assert replace(found, page=page).options[3:] == [dict.fromkeys(SKILLS, 0.5)]
+    alone = {"mixtures": [blend | {"taken": True, "weights": {SKILLS[0]: 1.0, SKILLS[1]: 0.0}}]}
+    assert len(replace(found, page=alone).options) == 3
     lesson = found.page["lessons"]["drills/sum"]
     assert lesson["warm_start"]["nats"] < lesson["base"]["nats"]
     assert lesson["reinforce"] is not None

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+from agent_forge.data.practice import STRATEGIES
+from agent_forge.data.synthetic_world.drills import KINDS
+
+BY_HAND = 7
+"""Designs by hand at most; with routes one more, and the choice by kind and a finalist of it are designs, too."""
 
 
 class _Model(BaseModel):
@@ -59,23 +65,36 @@ class ExpertsConfig(_Model):
         default=0.05, ge=0, description="Weight of the divergence from the vector after the warm start."
     )
     train_documents: int = Field(default=400, ge=1, description="Worked answers of a skill to learn from.")
-    selection_documents: int = Field(default=48, ge=1, description="Examples of a skill that choices are made with.")
+    selection_documents: int = Field(
+        default=48, ge=4, description="Examples of a skill that choices are made with; a search for mixtures needs 4."
+    )
     test_documents: int = Field(default=64, ge=1, description="Examples of a skill that figures are measured with.")
     population: int = Field(default=8, ge=4, description="Mixtures in a generation of the search for mixing weights.")
     generations: int = Field(default=3, ge=1, description="Generations of that search.")
+
+    @field_validator("skills")
+    @classmethod
+    def _known(cls, skills: tuple[str, ...]) -> tuple[str, ...]:
+        known = [f"drills/{kind}" for kind in KINDS] + [f"thoughts/{strategy}" for strategy in STRATEGIES]
+        for name in skills:
+            room, _, what = name.partition("/")
+            if name not in known and not (room == "corpus" and what):
+                raise ValueError(f"there is no skill {name!r}; there are corpus/DOMAIN, {', '.join(known)}")
+        return skills
 
 
 class DesignConfig(_Model):
     """The search for a design of the agent."""
 
-    evaluations: int = Field(
-        default=40,
-        ge=0,
-        description="Designs that are tried, those by hand (8) included; the control tries as many; 0 = none.",
-    )
     routes: bool = Field(
         default=True,
         description="Whether a design may go about kinds of question differently, by one reading first.",
+    )
+    evaluations: int = Field(
+        default=40,
+        ge=0,
+        description="Designs that are tried, those by hand included, so at least 10 (7 without routes); the control "
+        "tries as many; 0 = none.",
     )
     population: int = Field(default=16, ge=4, description="Designs in a generation of NSGA-II.")
     probe_questions: int = Field(
@@ -90,6 +109,16 @@ class DesignConfig(_Model):
     )
     control: bool = Field(default=True, description="Whether random search with as many evaluations runs beside it.")
     answer_tokens: int = Field(default=40, ge=1, description="Tokens of a turn.")
+
+    @field_validator("evaluations")
+    @classmethod
+    def _enough(cls, evaluations: int, info: ValidationInfo) -> int:
+        routed = info.data.get("routes", True)
+        least = BY_HAND + (3 if routed else 0)
+        if 0 < evaluations < least:
+            way = " and the choice by kind" if routed else ""
+            raise ValueError(f"the designs by hand{way} take {least} evaluations; 0 or at least {least} are needed")
+        return evaluations
 
 
 class EdgeConfig(_Model):

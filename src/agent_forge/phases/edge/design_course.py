@@ -83,10 +83,7 @@ def search(
     seed = course.context.seed
     equip = with_experts(experts.experts, experts.basis)
     bench = Bench(model, tokenizer, known.toolbox, seed=seed, max_tokens=config.answer_tokens, equip=equip)
-    space = DesignSpace.of(
-        tokenizer, known.toolbox, max_samples=config.max_samples,
-        experts=({}, *({expert.name: 1.0} for expert in experts.experts)),
-    )  # fmt: skip
+    space = DesignSpace.of(tokenizer, known.toolbox, max_samples=config.max_samples, experts=experts.options)
     every = sources(known.practice, known.toolbox, world=known.corpus.world(seed), seed=seed)
     return search_among(config, course, bench, space, every, known.corpus)
 

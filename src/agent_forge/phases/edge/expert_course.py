@@ -20,7 +20,15 @@ from agent_forge.agent.dispatch import BASE, Dispatcher, TwoPass, fit_dispatcher
 from agent_forge.data.corpora import Corpus
 from agent_forge.data.documents import Split
 from agent_forge.model.expert_vectors import Basis, Expert, basis_of, save_experts
-from agent_forge.phases.edge.expert_exam import dispatch_accuracy, identity_holds, mixtures, skill_rows
+from agent_forge.phases.edge.expert_exam import (
+    BLEND,
+    dispatch_accuracy,
+    dispatch_rows,
+    identity_holds,
+    mixtures,
+    skill_rows,
+    tasks_of,
+)
 from agent_forge.phases.edge.expert_lesson import ExpertSettings, Keep, Lesson, Observe, Standing, Teacher
 from agent_forge.phases.edge.skills import Examples, Skill, gather, opening, ordinary
 
@@ -34,7 +42,7 @@ class Experts:
     Attributes:
         experts: those that are kept, best first.
         basis: of the model.
-        dispatcher: of questions; None without experts.
+        dispatcher: of questions; None without experts, or where the skills leave no ordinary text to tell them from.
         skipped: skill → why it has no expert.
         measured: figures for gates, of the test split.
         page: JSON for a report: lessons, skills, dispatch, mixtures.
@@ -46,6 +54,14 @@ class Experts:
     skipped: dict[str, str]
     measured: dict[str, float]
     page: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def options(self) -> list[dict[str, float]]:
+        """What a design may name: none of them, each alone, and the mixtures that were taken; weight by expert."""
+        taken = [row["weights"] for row in self.page.get("mixtures", []) if row.get("taken")]
+        every = [{}, *({expert.name: 1.0} for expert in self.experts), *taken]
+        named = [{name: weight for name, weight in each.items() if weight} for each in every]
+        return [each for place, each in enumerate(named) if each not in named[:place]]
 
     def save(self, folder: Path) -> Path | None:
         """Writes ``experts.safetensors`` into a checkpoint folder; None, and no file, without experts."""
@@ -97,7 +113,7 @@ def train_experts(
     told, everyday = _gathered(corpus, skills, settings, seed)
     lessons = _lessons(teacher, told, saved or {}, keep, head_room)
     experts, skipped = _chosen(lessons, basis, most)
-    probe = torch.tensor([_probe(tokenizer, everyday["test"])])
+    probe = torch.tensor([_probe(tokenizer, [everyday["test"], *(skill.test for skill in told.values())])])
     measured = {
         "edge/experts": float(len(experts)),
         "edge/expert_parameters": float(basis.num_parameters),
@@ -106,10 +122,12 @@ def train_experts(
     page: dict[str, Any] = {"lessons": {name: each["row"] for name, each in lessons.items()}, "skipped": skipped}
     if not experts:
         return Experts([], basis, None, skipped, measured, page)
-    two_pass = TwoPass(model, tokenizer, experts, _dispatcher(teacher, experts, told, everyday))
-    figures, shown = _examined(teacher, two_pass, told, everyday, population=population, generations=generations)
+    dispatcher = _dispatcher(teacher, experts, told, everyday)
+    figures, shown = _examined(
+        teacher, experts, dispatcher, told, everyday, population=population, generations=generations
+    )
     measured |= figures | _stages([lessons[expert.name]["row"] for expert in experts])
-    return Experts(experts, basis, two_pass.dispatcher, skipped, measured, page | shown)
+    return Experts(experts, basis, dispatcher, skipped, measured, page | shown)
 
 
 def _gathered(
@@ -126,7 +144,8 @@ def _gathered(
 
 def _examined(
     teacher: Teacher,
-    two_pass: TwoPass,
+    experts: Sequence[Expert],
+    dispatcher: Dispatcher | None,
     told: Mapping[str, Skill],
     everyday: Mapping[Split, Examples],
     *,
@@ -134,19 +153,24 @@ def _examined(
     generations: int,
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Figures of the test split, and their page."""
-    experts = list(two_pass.experts.values())
+    model, tokenizer = teacher.model, teacher.tokenizer
     rows = skill_rows(teacher, experts, told)
-    held = {BASE: everyday["test"]} | {expert.name: told[expert.name].test for expert in experts}
-    right, sent = dispatch_accuracy(two_pass, held)
-    generator = torch.Generator().manual_seed(teacher.seed)
+    shown, held = tasks_of([told[expert.name] for expert in experts], everyday)
     mixed = mixtures(
-        two_pass, told, (everyday["selection"], everyday["test"]), generator=generator,
+        model, tokenizer, experts, shown, held, generator=torch.Generator().manual_seed(teacher.seed),
         population=population, generations=generations,
     )  # fmt: skip
     figures = _figures(rows) | {
-        "edge/dispatch_accuracy": right,
-        "edge/mixture_worst_gain_fraction": min(row["gain_fraction"] for row in mixed),
+        "edge/mixtures_taken": float(sum(row["taken"] for row in mixed)),
+        "edge/mixture_gain_fraction": next(row["gain_fraction"] for row in mixed if row["what"] == BLEND),
     }
+    sent: dict[str, dict[str, float]] = {}
+    if dispatcher is not None:
+        two_pass = TwoPass(model, tokenizer, experts, dispatcher)
+        asked = {BASE: everyday["test"]} | {expert.name: told[expert.name].test for expert in experts}
+        figures["edge/dispatch_accuracy"], sent = dispatch_accuracy(two_pass, asked)
+        mixed += dispatch_rows(two_pass, held)
+    figures["edge/mixture_worst_gain_fraction"] = min(row["gain_fraction"] for row in mixed)
     skills = {name: {who: each.to_json() for who, each in row.items()} for name, row in rows.items()}
     return figures, {"skills": skills, "dispatch": sent, "mixtures": mixed}
 
@@ -213,8 +237,13 @@ def _chosen(lessons: Mapping[str, Mapping[str, Any]], basis: Basis, most: int) -
 
 def _dispatcher(
     teacher: Teacher, experts: Sequence[Expert], told: Mapping[str, Skill], everyday: Mapping[Split, Examples]
-) -> Dispatcher:
-    """The classifier, from questions of the training split; when the base is left is decided on the selection split."""
+) -> Dispatcher | None:
+    """The classifier, from questions of the training split; when the base is left is decided on the selection split.
+
+    None where skills take all domains of the corpus: without ordinary text nothing says when the base should answer.
+    """
+    if not all(examples.documents for examples in everyday.values()):
+        return None
 
     def features(split: Split) -> dict[str, Tensor]:
         asked = {expert.name: getattr(told[expert.name], split) for expert in experts}
@@ -234,8 +263,10 @@ def _openings(examples: Examples) -> list[str]:
     return [opening(each) for each in examples.documents[:_CLASSIFIED]]
 
 
-def _probe(tokenizer: PreTrainedTokenizerBase, examples: Examples) -> list[int]:
-    return list(tokenizer(examples.documents[0].text, add_special_tokens=False)["input_ids"])[:96]
+def _probe(tokenizer: PreTrainedTokenizerBase, groups: Sequence[Examples]) -> list[int]:
+    """The beginning of the first text that there is."""
+    text = next(document.text for examples in groups for document in examples.documents)
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])[:96]
 
 
 def _figures(rows: Mapping[str, Mapping[str, Standing]]) -> dict[str, float]:

@@ -8,14 +8,15 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from agent_forge.agent.dispatch import Mixing, TwoPass, search_mixture
-from agent_forge.data.documents import Document
+from agent_forge.agent.dispatch import TwoPass
+from agent_forge.data.documents import Document, Split
 from agent_forge.evaluation.answer_nats import answer_nats
 from agent_forge.model.expert_vectors import Basis, Expert, applied, identity
 from agent_forge.phases.edge.expert_lesson import Standing, Teacher
+from agent_forge.phases.edge.mixture import FEWEST, Mixing, search_mixture
 from agent_forge.phases.edge.skills import Examples, Skill, opening
 
-_BLEND, _ORDINARY = "all skills together", "ordinary text"
+BLEND, ORDINARY = "all skills together", "ordinary text"
 _FEW = 32
 """Examples that a mixture is searched with: half of them to search, half to judge."""
 
@@ -58,50 +59,69 @@ def dispatch_accuracy(two_pass: TwoPass, held: Mapping[str, Examples]) -> tuple[
 
 
 def mixtures(
-    two_pass: TwoPass,
-    skills: Mapping[str, Skill],
-    everyday: tuple[Examples, Examples],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    experts: Sequence[Expert],
+    shown: Mapping[str, Sequence[Sequence[Document]]],
+    held: Mapping[str, Sequence[Document]],
     *,
     generator: torch.Generator,
     population: int,
     generations: int,
 ) -> list[dict[str, Any]]:
-    """Searches a mixture for all skills together and for ordinary text, and measures both and the dispatch.
+    """Searches a mixture for each task, and measures it.
 
     Args:
-        two_pass: model, experts and classifier.
-        skills: of the experts.
-        everyday: ordinary examples of the selection and of the test split.
+        model, tokenizer: the base.
+        experts: of it, at least one.
+        shown: task → examples of the selection split, by skill.
+        held: task → documents of the test split.
         generator, population, generations: of the search.
 
     Returns:
         A row for each: ``how``, ``what``, nats per token of base and mixture on the test split, and ``gain_fraction``:
-        what is saved of the base's nats, below zero where the mixture is worse.
+        what is saved of the base's nats, below zero where the mixture is worse. With too few examples nothing is
+        searched (``evaluations`` 0), and it is the base's.
     """
-    model, tokenizer = two_pass.model, two_pass.tokenizer
-    experts = list(two_pass.experts.values())
-    told = {name: skills[name] for name in two_pass.experts}
-    shown = {
-        _BLEND: _in_turn([each.selection.documents for each in told.values()]),
-        _ORDINARY: list(everyday[0].documents),
-    }
-    held = {_BLEND: _in_turn([each.test.documents for each in told.values()]), _ORDINARY: list(everyday[1].documents)}
     rows = []
     for what, examples in shown.items():
-        found = search_mixture(
-            model,
-            tokenizer,
-            experts,
-            examples[:_FEW],
-            generator=generator,
-            population=population,
-            generations=generations,
-        )
-        rows.append(_mixture_row(model, tokenizer, what, found, held[what], list(two_pass.experts)))
+        found = Mixing((0.0,) * len(experts))
+        if sum(map(len, examples)) >= FEWEST:
+            found = search_mixture(
+                model, tokenizer, experts, examples,
+                generator=generator, population=population, generations=generations,
+            )  # fmt: skip
+        rows.append(_mixture_row(model, tokenizer, what, found, held[what], [expert.name for expert in experts]))
+    return rows
+
+
+def tasks_of(
+    skills: Sequence[Skill], everyday: Mapping[Split, Examples]
+) -> tuple[dict[str, list[list[Document]]], dict[str, list[Document]]]:
+    """What mixtures are searched for and measured on: all skills together, of each as much, and ordinary text, if any.
+
+    Returns:
+        By task the few examples of the selection split, by skill or domain; and documents of the test split.
+    """
+    groups = {split: [getattr(skill, split).documents for skill in skills] for split in ("selection", "test")}
+    least = {split: min(map(len, each)) for split, each in groups.items()}
+    few = min(least["selection"], max(1, _FEW // len(skills)))
+    shown = {BLEND: [list(each[:few]) for each in groups["selection"]]}
+    held = {BLEND: [document for each in groups["test"] for document in each[: least["test"]]]}
+    if everyday["selection"].documents and everyday["test"].documents:
+        domains: dict[str, list[Document]] = {}
+        for document in everyday["selection"].documents[:_FEW]:
+            domains.setdefault(document.domain, []).append(document)
+        shown[ORDINARY], held[ORDINARY] = list(domains.values()), list(everyday["test"].documents)
+    return shown, held
+
+
+def dispatch_rows(two_pass: TwoPass, held: Mapping[str, Sequence[Document]]) -> list[dict[str, Any]]:
+    """As `mixtures`, for documents that are read with the expert that each is sent to."""
+    rows = []
     for what, documents in held.items():
-        before = answer_nats(model, tokenizer, documents).mean
-        after = dispatched_nats(two_pass, documents)
-        rows.append({"how": "dispatch", "what": what, **_compared(before, after)})
+        before = answer_nats(two_pass.model, two_pass.tokenizer, documents).mean
+        rows.append({"how": "dispatch", "what": what, **_compared(before, dispatched_nats(two_pass, documents))})
     return rows
 
 
@@ -139,8 +159,3 @@ def _mixture_row(
 
 def _compared(before: float, after: float) -> dict[str, float]:
     return {"base_nats": before, "nats": after, "gain_fraction": (before - after) / before if before else 0.0}
-
-
-def _in_turn(groups: Sequence[Sequence[Document]]) -> list[Document]:
-    """The first of each, the second of each, and so on, as long as all have one."""
-    return [document for row in zip(*groups, strict=False) for document in row]

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import chain, count, islice, zip_longest
+from typing import TypeVar
 
 from agent_forge.data.corpora import Corpus
 from agent_forge.data.documents import SPLITS, Document, Split, Task
 from agent_forge.data.practice import STRATEGIES, worked_thought
 from agent_forge.data.synthetic_world.drills import KINDS, drill
 from agent_forge.data.synthetic_world.words import Item
+
+T = TypeVar("T")
 
 # Items in a row that bring nothing, after which no other question is expected.
 _MISSES = 4000
@@ -88,15 +91,21 @@ def ordinary(corpus: Corpus, split: Split, amount: int, *, without: Sequence[str
         corpus: of the run.
         split: of both.
         amount: documents, and questions, at most.
-        without: skills; their domains are left out.
+        without: skills; their domains are left out. Where that is all of them, nothing is ordinary.
     """
     domains = [domain for domain in corpus.domains if f"corpus/{domain}" not in without]
-    each = -(-amount // max(1, len(domains)))
-    documents = [document for domain in domains for document in corpus.documents(domain, split)[:each]]
-    tasks = [task for domain in domains for task in corpus.tasks(domain, split)[:each]]
+    documents = in_turn([corpus.documents(domain, split) for domain in domains], amount)
+    tasks = in_turn([corpus.tasks(domain, split) for domain in domains], amount)
     if not tasks:  # a corpus of plain text: its beginnings stand for what users say
         tasks = [Task(opening(document), "", "ordinary", None, document.domain) for document in documents]
-    return Examples(tuple(documents[:amount]), tuple(tasks[:amount]))
+    return Examples(tuple(documents), tuple(tasks))
+
+
+def in_turn(groups: Sequence[Sequence[T]], amount: int) -> list[T]:
+    """The first of each, the second of each, and so on, ``amount`` at most; one that has no more is passed over."""
+    none = object()
+    turns = chain.from_iterable(zip_longest(*groups, fillvalue=none))
+    return list(islice((each for each in turns if each is not none), amount))  # type: ignore[misc]
 
 
 def opening(document: Document) -> str:
