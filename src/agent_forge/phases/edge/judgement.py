@@ -15,7 +15,7 @@ from agent_forge.agent.tool_exam import ask_tools, merged, questions_about, worl
 from agent_forge.agent.toolbox import Toolbox
 from agent_forge.data.corpora import Corpus
 from agent_forge.data.documents import Split
-from agent_forge.data.practice_dialogues import Persona, exchanges
+from agent_forge.data.practice_dialogues import Exchange, Persona, exchanges
 from agent_forge.evaluation.bits_per_byte import ordinary_bits_per_byte
 from agent_forge.phases.edge.config import EdgeConfig
 from agent_forge.phases.edge.pruning import BITS, Answers, shares
@@ -64,13 +64,18 @@ class Judgement:
         bits = ordinary_bits_per_byte(model, self.tokenizer, self.corpus, split, self.config.text_documents)
         return {BITS: bits} | self._tools(model, split) | self._persona(model, split)
 
+    def exam(self, split: Split, count: int) -> list[tuple[Toolbox, list[Exchange]]]:
+        """About ``count`` questions for tools, with the tools of each world; none without tools."""
+        if not self.tools:
+            return []
+        levels = self.config.levels
+        return questions_about(worlds_of(levels, self.corpus, self.seed, self.tools), levels, self.tools, split, count)
+
     def _tools(self, model: PreTrainedModel, split: Split) -> dict[str, Answers]:
         if not self.tools:
             return {}
         config = self.config
-        count = config.test_questions if split == "test" else config.selection_questions
-        worlds = worlds_of(config.levels, self.corpus, self.seed, self.tools)
-        asked = questions_about(worlds, config.levels, self.tools, split, count)
+        asked = self.exam(split, config.test_questions if split == "test" else config.selection_questions)
         found = merged(
             [ask_tools(model, self.tokenizer, box, rows, answer_tokens=config.answer_tokens) for box, rows in asked]
         )
