@@ -81,7 +81,8 @@ class Ledger:
         for design in self.by_hand.values():
             self.try_(design)
         best = min(self.by_hand.values(), key=self.rank)
-        self.bound = float(np.mean(self.known(best).right[: self.screen])) - _SCREEN_MARGIN
+        first = float(np.mean(self.known(best).right[: self.screen]))
+        self.bound = min(first, self.known(best).accuracy) - _SCREEN_MARGIN  # else the best itself may be behind it
         return best
 
     def try_(self, design: AgentDesign) -> Trial:
