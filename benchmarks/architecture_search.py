@@ -10,8 +10,9 @@ finalists on the same further ones, all of the selection split:
 
 - searched: NSGA-II with a row for each kind of question;
 - random: designs drawn from the same space;
+- random_by_kind: the same, with the choice by kind that the search ends with: what evolution adds over random search;
 - recombined: designs by hand, put together at random, kind by kind;
-- composed: the choice by kind that the search ends with, among the designs by hand alone: what evolution adds to it.
+- composed: the choice by kind that the search ends with, among the designs by hand alone: what any search adds.
 
 All of them and all designs by hand (seven alike for every kind, and one routed by what an engineer would guess) are
 asked the test split: the best by hand there is what the search has to beat. Prints a JSON row for each seed, and one
@@ -43,7 +44,7 @@ from agent_forge.phases.edge.design_space import DesignSpace
 from agent_forge.phases.edge.design_trial import Bench, with_experts
 from agent_forge.phases.edge.design_verdict import Control, Searched
 
-CONTROLS: tuple[Control, ...] = ("random", "recombined", "composed")
+CONTROLS: tuple[Control, ...] = ("random", "random_by_kind", "recombined", "composed")
 
 
 def main() -> None:

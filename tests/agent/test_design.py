@@ -246,12 +246,12 @@ def test_the_calculator_writes_results_into_thoughts(thinker, toolbox):
 def test_the_shape_of_the_model_is_changed_and_given_back(agent, tokenizer):
     with pytest.raises(ValueError, match="recursion_steps"):
         answer(agent, tokenizer, None, AgentDesign(recursion_steps=2), ["Say fox."])
-    from agent_forge.agent.interpreter import _shaped
+    from agent_forge.agent.interpreter import shaped
     from agent_forge.model import CognateConfig, CognateForCausalLM
 
     model = CognateForCausalLM(CognateConfig(vocab_size=50, hidden_size=32, num_attention_heads=2, recursion_steps=2))
     before = model.config.sliding_window
-    with _shaped(model, AgentDesign(window=7, recursion_steps=1)):
+    with shaped(model, AgentDesign(window=7, recursion_steps=1)):
         assert (model.config.sliding_window, model.config.recursion_steps) == (7, 1)
         assert model.make_cache().window == 7
     assert (model.config.sliding_window, model.config.recursion_steps) == (before, 2)

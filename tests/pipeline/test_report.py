@@ -251,4 +251,56 @@ def test_phase_7_shows_cuts_experts_and_design():
     routed = {"think": "on", "calculated": "no", "routes": {"sum 3": {"think": "on", "calculated": "yes", "format": 1}}}
     found = edge_tables({"design": {"design": routed}})
     assert found["design"]["said"] == "think on, calculated no; for sum 3: calculated yes"
-    assert edge_tables({})["design"] == {"rows": [], "said": "", "skipped": ""}
+    empty = edge_tables({})["design"]
+    assert {empty[name] for name in ("said", "skipped", "kinds")} == {""}
+    assert (empty["rows"], empty["front"], empty["front_svg"]) == ([], [], None)
+
+
+def test_the_front_of_designs_is_a_picture_and_a_table():
+    def point(name, accuracy, tokens, front=False, chosen=False):
+        shown = {"name": name, "accuracy": accuracy, "tokens": tokens, "size_bytes": 0.0}
+        return {**shown, "front": front, "chosen": chosen}
+
+    points = [
+        point("searched", 0.6, 30.0, front=True, chosen=True),
+        point("everything", 0.5, 90.0),
+        point("habit", 0.4, 10.0, front=True),
+        point("searched", 0.3, 50.0),
+    ]
+    found = edge_tables({"design": {"points": points, "best_by_hand": "everything"}})["design"]
+    assert [(row["number"], row["marks"]) for row in found["front"]] == [
+        (1, ["front", "chosen"]), (2, ["best by hand"]), (3, ["front", "one greedy attempt"])
+    ]  # fmt: skip
+    assert not found["sizes_differ"]
+    svg = str(found["front_svg"])
+    assert svg.count('class="dot on"') == 2
+    assert svg.count("<circle") == 4
+    assert re.findall(r'<text class="tick strong"[^>]*>(\d)</text>', svg) == ["1", "2", "3"]
+    assert "1. searched: tokens a question 30, error 0.4" in svg
+    assert edge_tables({"design": {"points": points[:1]}})["design"]["front_svg"] is None
+    larger = [*points, {**points[0], "size_bytes": 9.0}]
+    assert edge_tables({"design": {"points": larger}})["design"]["sizes_differ"]
+
+
+def test_phase_7_shows_lessons_dispatch_mixtures_kinds_and_what_was_refused(filled_home):
+    lesson = {part: {"nats": nats, "accuracy": 0.5} for part, nats in (("base", 0.46), ("warm_start", 0.06))}
+    mixture = {"how": "mixture", "what": "all skills together", "base_nats": 0.8, "nats": 0.8, "gain_fraction": 0.0}
+    experts = {
+        "lessons": {"thoughts/view": lesson},
+        "dispatch": {"thoughts/view": {"thoughts/view": 1.0}},
+        "mixtures": [{**mixture, "taken": False}, {**mixture, "how": "dispatch"}],
+    }
+    design = {
+        "measured": {"test_accuracy": 0.6, "test_tokens": 9.0},
+        "by_kind": {"sum 2": {"questions": 8, "searched": 0.5, "best_by_hand": 0.25}},
+        "kinds": "sum 2, join 2",
+        "refused": [{"name": "everything", "reason": "tools <lost>"}],
+    }
+    page = {**build_page(filled_home, "demo"), "edge": edge_tables({"experts": experts, "design": design})}
+    text = render(page)
+    for shown in ("Warm start", "thoughts/view 1", "mixture, not taken", ">dispatch<", ">sum 2<",
+                  "Not chosen: everything, for what it loses elsewhere (tools &lt;lost&gt;).",
+                  "Told apart: sum 2, join 2."):  # fmt: skip
+        assert shown in text, shown
+    page["edge"] = edge_tables({"design": {"skipped": "no head-room"}})
+    assert "No design was searched, and the agent answers as it is: no head-room" in render(page)

@@ -15,7 +15,7 @@ from agent_forge.agent.tool_exam import ask_tools, merged, questions_about, worl
 from agent_forge.agent.toolbox import Toolbox
 from agent_forge.data.corpora import Corpus
 from agent_forge.data.documents import Split
-from agent_forge.data.practice_dialogues import Persona, exchanges
+from agent_forge.data.practice_dialogues import Exchange, Persona, exchanges
 from agent_forge.evaluation.statistics import most_lost
 
 TOOLS, NO_CALL, PERSONA = "tools", "no_call", "persona"
@@ -66,11 +66,17 @@ class Abilities:
         """
         return self._tools(model, split, questions) | self._persona(model, split, persona_questions)
 
-    def _tools(self, model: PreTrainedModel, split: Split, count: int) -> dict[str, Answers]:
+    def exam(self, split: Split, count: int) -> list[tuple[Toolbox, list[Exchange]]]:
+        """About ``count`` questions for tools, with the tools of each world; none without tools."""
         if not self.tools:
-            return {}
+            return []
         worlds = worlds_of(self.levels, self.corpus, self.seed, self.tools)
-        asked = questions_about(worlds, self.levels, self.tools, split, count)
+        return questions_about(worlds, self.levels, self.tools, split, count)
+
+    def _tools(self, model: PreTrainedModel, split: Split, count: int) -> dict[str, Answers]:
+        asked = self.exam(split, count)
+        if not asked:
+            return {}
         found = merged(
             [ask_tools(model, self.tokenizer, box, rows, answer_tokens=self.answer_tokens) for box, rows in asked]
         )

@@ -115,7 +115,7 @@ def answer(
     options = {"seed": seed, "max_tokens": max_tokens, "batch_tokens": batch_tokens, "ahead": ahead}
     found: dict[int, Answered] = {}
     for route, places in _by_route(design, questions, first_pass).items():
-        with nullcontext(model) if equip is None else equip(model, route) as equipped, _shaped(equipped, route):
+        with nullcontext(model) if equip is None else equip(model, route) as equipped, shaped(equipped, route):
             asked = [questions[n] for n in places]
             found |= zip(places, _polled(equipped, tokenizer, toolbox, route, asked, known, options), strict=True)
     return [found[n] for n in range(len(questions))]
@@ -285,7 +285,7 @@ def _seed(question: str | Sequence[Message], number: int, seed: int) -> int:
 
 
 @contextmanager
-def _shaped(model: PreTrainedModel, design: AgentDesign) -> Iterator[None]:
+def shaped(model: PreTrainedModel, design: AgentDesign) -> Iterator[None]:
     """Window and recursion of the model for as long as the block runs."""
     wanted = {"recursion_steps": design.recursion_steps, "sliding_window": design.window}
     changes = {name: value for name, value in wanted.items() if value is not None}

@@ -1,4 +1,4 @@
-"""Failures of phase 7: pruning, fusion and targets."""
+"""Failures of phase 7: pruning, fusion, targets and designs."""
 
 from __future__ import annotations
 
@@ -79,5 +79,36 @@ EDGE: tuple[Failure, ...] = (
         mitigation="the form is named with the last line of the error", fallback="none: nothing is made up",
         shown="error message, exit code 4", advice="`agent-forge verify`, then measure again",
         test="tests/faults/test_edge_pruning_faults.py::test_edge_5_a_process_that_fails_is_told_with_its_last_line",
+    ),
+    Failure(
+        "EDGE-6", "a design costs tools, or anything else that the search did not ask",
+        cause="it is chosen by the families with head-room and used for every question", phases=("edge",),
+        measured="tools, needing none, thoughts and ordinary questions outside of the searched families, answered by "
+        "the design and by the habit; selection split, question by question",
+        threshold="2 points may be lost (upper end of the 95% interval), and 2 of each of the four; too few questions "
+        "to show it count as lost",
+        mitigation="the next finalist is asked", fallback="the habit: one greedy attempt",
+        shown="report (not chosen, and why), the gate edge/design/points_lost on the test split",
+        advice="more `edge.design.other_questions`, or `edge.design.routes: true`",
+        test="tests/faults/test_edge_design_faults.py::"
+        "test_edge_6_a_search_whose_best_design_never_calls_tools_does_not_ship_it",
+    ),
+    Failure(
+        "EDGE-7", "there is no head-room for a design",
+        cause="the agent is right or wrong at everything that it is asked, whatever the design", phases=("edge",),
+        measured="one greedy attempt on each family, the best design by hand on all of them; selection split",
+        threshold="below 20% or above 80% right", mitigation="nothing is searched and nothing is written",
+        fallback="the habit: one greedy attempt", shown="report: no design was searched, and why",
+        advice="another level of difficulty, or an agent that has learned more",
+        test="tests/faults/test_edge_design_faults.py::test_edge_7_without_head_room_the_habit_stays_and_nothing_is_written",
+    ),
+    Failure(
+        "EDGE-8", "designs that fail, or answer nothing",
+        cause="a part that this model does not have, or a thought that uses up every token", phases=("edge",),
+        measured="errors of an evaluation; questions without any answer", threshold="one",
+        mitigation="a failed design counts as an evaluation with nothing right, a blank answer as wrong",
+        fallback="other designs; the habit is always among them",
+        shown="edge/design/failed_evaluations, edge/design/test_blank_fraction",
+        test="tests/faults/test_edge_design_faults.py::test_edge_8_failed_and_blank_designs_are_charged_and_not_chosen",
     ),
 )  # fmt: skip

@@ -231,7 +231,7 @@ class CognateForCausalLM(CognatePreTrainedModel, GenerationMixin):
     @property
     def num_slots(self) -> int:
         """Attentions that a cache must hold."""
-        return self.config.num_hidden_layers + int(self.config.has_recursion)
+        return self.config.num_hidden_layers + int(self.recursion is not None)
 
     def make_cache(self) -> CognateCache:
         """An empty decode cache for this model."""

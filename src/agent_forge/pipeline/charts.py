@@ -74,7 +74,7 @@ def line_chart(title: str, series: Sequence[Series], x: Axis, y: Axis) -> Markup
 
 
 def scatter_chart(
-    title: str, points: Sequence[tuple[str, float, float]], x: Axis, y: Axis, numbers: Sequence[int] = ()
+    title: str, points: Sequence[tuple[str, float, float]], x: Axis, y: Axis, numbers: Sequence[int | None] = ()
 ) -> Markup:
     """Numbered points with the Pareto front of those for which less is better on both axes.
 
@@ -83,7 +83,7 @@ def scatter_chart(
         points: (name, x, y).
         x: the horizontal axis.
         y: the vertical axis.
-        numbers: of the points, so that a table can name them; from 1 in their order by default.
+        numbers: of the points, so that a table can name them, None = no number; from 1 in their order by default.
 
     Raises:
         ValueError: no points.
@@ -101,7 +101,7 @@ def scatter_chart(
         place = (scale_x(at_x), scale_y(at_y))
         shape = "dot on" if index in front else "dot off"
         number = numbers[index] if numbers else index + 1
-        tip = f"{number}. {name}: {x.label} {figure(at_x)}, {y.label} {figure(at_y)}"
+        tip = f"{'' if number is None else f'{number}. '}{name}: {x.label} {figure(at_x)}, {y.label} {figure(at_y)}"
         parts.append(_dot(place, shape, tip, number, placed))
     named = ", ".join(points[index][0] for index in front)
     return _svg(title, f"{len(points)} points. On the Pareto front: {named}.", parts)
@@ -254,18 +254,22 @@ def _stairs(corners: Sequence[tuple[float, float]]) -> str:
     return path + "".join(f"H{x:.1f}V{y:.1f}" for x, y in corners[1:])
 
 
-def _dot(place: tuple[float, float], shape: str, tip: str, number: int, placed: list[tuple[float, float]]) -> Markup:
-    """A point with its number beside it, moved to the side where no earlier number stands."""
+def _dot(
+    place: tuple[float, float], shape: str, tip: str, number: int | None, placed: list[tuple[float, float]]
+) -> Markup:
+    """A point with its number beside it, if it has one, moved to the side where no earlier number stands."""
     x, y = place
+    dot = Markup('<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="4.5"><title>{}</title></circle>').format(
+        shape, x, y, tip
+    )
+    if number is None:
+        return dot
     right, left, above, below = x + 8, x - 9 - _LETTER * len(str(number)), y - 6, y + 14
     options = [(right, above), (right, below), (left, above), (left, below), (x - 4, y - 12), (x - 4, y + 22)]
     options += [(right, y - 18), (left, y - 18), (right, y + 26), (left, y + 26), (x - 4, y - 26), (x - 4, y - 40)]
     free = [at for at in options if all(abs(at[0] - px) > 14 or abs(at[1] - py) > 11 for px, py in placed)]
     label = free[0] if free else max(options, key=lambda at: min(math.dist(at, other) for other in placed))
     placed.append(label)
-    dot = Markup('<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="4.5"><title>{}</title></circle>').format(
-        shape, x, y, tip
-    )
     return dot + Markup('<text class="tick strong" x="{:.1f}" y="{:.1f}">{}</text>').format(*label, number)
 
 

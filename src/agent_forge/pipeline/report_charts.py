@@ -191,3 +191,16 @@ def ladder_chart(ladder: Sequence[Mapping[str, Any]]) -> tuple[Markup | None, li
     numbers = [int(row["number"]) for row in shown]
     title = "Size and quality of every form of the model"
     return scatter_chart(title, points, Axis("bytes", log=True), Axis("bits per byte"), numbers), away
+
+
+def design_chart(points: Sequence[Mapping[str, Any]]) -> Markup | None:
+    """Error against decoded tokens of the designs of phase 7; None with fewer than two.
+
+    Args:
+        points: rows with ``name``, ``tokens``, ``accuracy`` and ``number`` (None: not in the table).
+    """
+    if len(points) < 2:
+        return None
+    shown = [(str(row["name"]), float(row["tokens"]), 1 - float(row["accuracy"])) for row in points]
+    title = "Error and tokens of every design that was measured"
+    return scatter_chart(title, shown, Axis("tokens a question"), Axis("error"), [row["number"] for row in points])

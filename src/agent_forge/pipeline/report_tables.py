@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agent_forge.pipeline.charts import bar
-from agent_forge.pipeline.report_charts import ladder_chart
+from agent_forge.pipeline.report_charts import design_chart, ladder_chart
 from agent_forge.pipeline.scales import pareto_front
 
 
@@ -106,6 +106,9 @@ def edge_tables(page: Mapping[str, Any]) -> dict[str, Any]:
         "trials": trials,
         "skipped": {**(pruning.get("skipped") or {}), **(experts.get("skipped") or {})},
         "skills": experts.get("skills") or {},
+        "lessons": experts.get("lessons") or {},
+        "mixtures": list(experts.get("mixtures") or ()),
+        "dispatch": experts.get("dispatch") or {},
         "design": _design(page.get("design") or {}),
         "target": fit.get("target") or "",
         "runtime": fit.get("runtime") or "",
@@ -116,7 +119,13 @@ def edge_tables(page: Mapping[str, Any]) -> dict[str, Any]:
 def _design(page: Mapping[str, Any]) -> dict[str, Any]:
     """The chosen design beside the others on the test split, or why nothing was searched."""
     measured = page.get("measured") or {}
-    names = {"": "chosen", "habit_": "one greedy attempt", "hand_written_": "best by hand", "random_": "random search"}
+    names = {
+        "": "chosen",
+        "habit_": "one greedy attempt",
+        "hand_written_": "best by hand",
+        "random_": "random search",
+        "random_by_kind_": "random search, choice by kind",
+    }
     rows = [
         {"name": name, "right": measured[f"{key}test_accuracy"], "tokens": measured[f"{key}test_tokens"]}
         for key, name in names.items()
@@ -126,7 +135,40 @@ def _design(page: Mapping[str, Any]) -> dict[str, Any]:
     said = [_said({name: value for name, value in outer.items() if value not in (None, "", {})})]
     for kind, row in (outer.get("routes") or {}).items():
         said.append(f"for {kind}: " + _said({name: value for name, value in row.items() if value != outer.get(name)}))
-    return {"rows": rows, "said": "; ".join(said), "skipped": page.get("skipped") or ""}
+    return {
+        "rows": rows,
+        "said": "; ".join(said),
+        "skipped": page.get("skipped") or "",
+        "kinds": page.get("kinds") or "",
+        "by_kind": page.get("by_kind") or {},
+        "refused": list(page.get("refused") or ()),
+        **_front(page),
+    }
+
+
+def _front(page: Mapping[str, Any]) -> dict[str, Any]:
+    """Every measured design as a picture; those on the front and those that a reader looks for as a table."""
+    points = [dict(row, marks=_marks(row, page)) for row in page.get("points") or ()]
+    listed = [row for row in points if row["marks"]]
+    for number, row in enumerate(listed, 1):
+        row["number"] = number
+    sizes = {row["size_bytes"] for row in points}
+    return {
+        "front": listed,
+        "front_svg": design_chart([{"number": None, **row} for row in points]),
+        "sizes_differ": len(sizes) > 1,
+    }
+
+
+def _marks(row: Mapping[str, Any], page: Mapping[str, Any]) -> list[str]:
+    best = page.get("best_by_hand")
+    marks = {
+        "front": row["front"],
+        "chosen": row["chosen"],
+        "one greedy attempt": row["name"] == "habit",
+        "best by hand": row["name"] == best,
+    }
+    return [name for name, applies in marks.items() if applies]
 
 
 def _said(parts: Mapping[str, Any]) -> str:

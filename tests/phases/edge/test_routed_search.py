@@ -24,6 +24,7 @@ from agent_forge.pipeline.memory_context import MemoryContext
 JOINS = [Problem(f"Join {a} to {b}.", str(a + b + 1), "join", 2) for a in range(2, 6) for b in range(1, 4)]
 SUMS = [Problem(f"Add {a} and {b}.", str(a + b), "sum", 2) for a in range(2, 6) for b in range(1, 4)]
 BOTH = [problem for pair in zip(SUMS, JOINS, strict=True) for problem in pair]
+SIDES = ("random", "random_by_kind", "recombined", "composed")
 HARD = [Problem(f"Join {a} to 9.", "no such answer", "join", 2) for a in range(2, 6)]
 
 
@@ -71,7 +72,7 @@ def routed_search(divided, **options):
 def routed(divided):
     states = []
     found = routed_search(divided, save=lambda state, step: states.append((step, dict(state))),
-                          controls=("random", "recombined", "composed"))  # fmt: skip
+                          controls=SIDES)  # fmt: skip
     return states, found
 
 
@@ -90,8 +91,8 @@ def test_all_sides_had_equally_many_evaluations(routed):
     _, found = routed
     assert found.measured["evaluations"] <= 16
     assert found.measured["control_evaluations"] == 16
-    assert {"searched", "hand_written", "habit", "random", "recombined", "composed"} == set(found.trials)
-    for name in ("random", "recombined", "composed"):
+    assert {"searched", "hand_written", "habit", *SIDES} == set(found.trials)
+    for name in SIDES:
         gap = found.measured["test_accuracy"] - found.measured[f"{name}_test_accuracy"]
         assert found.measured[f"over_{name}"] == pytest.approx(gap)
         AgentDesign.from_json(found.page[name])
@@ -103,7 +104,7 @@ def test_a_killed_search_of_routes_goes_on_where_it_was(divided, routed, killed)
     states, whole = routed
     last = next(dict(state) for step, state in states if step == killed)
     fresh = []
-    found = routed_search(divided, restored=last, controls=("random", "recombined", "composed"),
+    found = routed_search(divided, restored=last, controls=SIDES,
                           save=lambda state, step: fresh.append(step))  # fmt: skip
     assert (found.design, found.measured, found.page) == (whole.design, whole.measured, whole.page)
     assert fresh == list(range(killed + 1, states[-1][0] + 1))
@@ -119,6 +120,11 @@ def test_routes_keep_a_bound_on_tokens_and_need_a_first_pass(divided):
         search_design(Bench(*divided), Questions(BOTH, (), BOTH), space, evaluations=20)
 
 
+def no_exam(split, count):
+    """No questions about tools: this agent knows nothing of them."""
+    return []
+
+
 def families():
     """The two kinds, the same questions in every split: the agent knows no others."""
     joins = [problem for n in range(4) for problem in (*JOINS[3 * n : 3 * n + 3], HARD[n])]
@@ -128,13 +134,25 @@ def families():
 def test_the_phase_chooses_routes_and_writes_them(divided, edge_folders, tmp_path):
     model, tokenizer, toolbox = divided
     corpus = Corpus.open(edge_folders / "corpus")
-    config = DesignConfig(evaluations=12, population=8, probe_questions=12, questions=24, further_questions=4,
-                          test_questions=24, max_samples=3, answer_tokens=6)  # fmt: skip
+    config = DesignConfig(
+        evaluations=12,
+        population=8,
+        probe_questions=12,
+        questions=24,
+        further_questions=4,
+        test_questions=24,
+        max_samples=3,
+        answer_tokens=6,
+        other_questions=24,
+        max_points=0.5,
+    )
     space = DesignSpace.of(tokenizer, toolbox, max_samples=3, thought_budgets=(8, 16))
     course = Course(MemoryContext(tmp_path / "whole", seed=1))
-    found = search_among(config, course, Bench(*divided, max_tokens=6), space, families(), corpus)
+    found = search_among(config, course, Bench(*divided, max_tokens=6), space, families(), corpus, no_exam)
     assert found.page["kinds"] == "sum 2, join 2"
     assert found.measured["kind_accuracy"] == 1.0
+    assert found.measured["points_lost"] <= 50
+    assert "over_random_by_kind" in found.measured
     assert found.measured["routes"] >= 1
     found.save(tmp_path)
     assert AgentDesign.load(tmp_path) == found.design
@@ -142,7 +160,7 @@ def test_the_phase_chooses_routes_and_writes_them(divided, edge_folders, tmp_pat
     assert recognise([SUMS[0].ask, JOINS[0].ask]) == ["sum 2", "join 2"]
     plain = DesignConfig(**config.model_dump() | {"routes": False, "evaluations": 8})
     course = Course(MemoryContext(tmp_path / "plain", seed=1))
-    without = search_among(plain, course, Bench(*divided, max_tokens=6), space, families(), corpus)
+    without = search_among(plain, course, Bench(*divided, max_tokens=6), space, families(), corpus, no_exam)
     assert (without.design.routes, without.page["kinds"]) == ((), "the configuration asks for no routes")
     assert "kind_accuracy" not in without.measured
     (tmp_path / "routes.safetensors").unlink()

@@ -16,14 +16,16 @@ What we do differently from the first:
 6. What a row did for its kind is remembered (`agent_forge.phases.edge.design_rows`): each generation is given the
    design made of the best row of each kind, and the chosen one has a row of its own where that answers more.
 7. A design far behind the best by hand on the first questions is not asked the others (screened).
-8. Controls with equally many evaluations, that may take the designs by hand, too: random search; and designs by hand
-   put together at random, kind by kind. All choose among finalists on further questions of the selection split, and
-   are compared on the test split.
+8. The chosen design must not cost what was not asked: the caller may refuse it, then the next finalist is taken, and
+   in the end the habit.
+9. Controls with equally many evaluations, that may take the designs by hand, too: random search, with and without the
+   choice by kind; and designs by hand put together at random, kind by kind. All choose among finalists on further
+   questions of the selection split, and are compared on the test split.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,7 +35,7 @@ from agent_forge.phases.edge.design_ledger import USELESS, Ledger, Questions, Sa
 from agent_forge.phases.edge.design_questions import HEAD_ROOM
 from agent_forge.phases.edge.design_space import DesignSpace
 from agent_forge.phases.edge.design_trial import Bench
-from agent_forge.phases.edge.design_verdict import Control, Drawn, Searched, skipped, verdict
+from agent_forge.phases.edge.design_verdict import BY_KIND, Control, Drawn, Searched, skipped, verdict
 from agent_forge.phases.edge.nsga2 import generations
 
 _START_MUTATIONS = 3.0
@@ -53,6 +55,7 @@ def search_design(
     controls: Sequence[Control] = ("random",),
     all_hand_written: bool = True,
     max_mean_tokens: float | None = None,
+    refused: Callable[[AgentDesign], str] | None = None,
     seed: int = 0,
     restored: Mapping[str, Any] | None = None,
     save: Save | None = None,
@@ -69,11 +72,13 @@ def search_design(
         population: of NSGA-II.
         finalists: best designs by accuracy that are compared on further questions.
         screen: questions after which a design that is far behind is given up.
-        controls: what is run beside it: ``random`` search; ``recombined``, designs by hand put together at random, kind
-            by kind; ``composed``, the search's own choice with no more than the designs by hand to choose from.
+        controls: what is run beside it: ``random`` search; ``random_by_kind``, the same with the choice that the search
+            ends with; ``recombined``, designs by hand put together at random, kind by kind; ``composed``, that choice
+            with no more than the designs by hand to choose from.
         all_hand_written: whether the verdict is against the best by hand on the test split itself; else against the
             best on the selection split. The agent's habit (one attempt, as it comes) is always among them.
         max_mean_tokens: bound on the decoded tokens of a question for the chosen design; None = none.
+        refused: why a design may not be chosen, "" if it may; asked of finalists, the best first, of every side alike.
         seed: of the search.
         restored: the state that ``save`` was given last.
         save: called after each new evaluation.
@@ -81,8 +86,8 @@ def search_design(
 
     Returns:
         The chosen design, the front, figures (accuracies on the test split, differences with 95% intervals, cost,
-        counts) and a page. ``measured["searched"]`` is 0 where there was no head-room: then the design is the best by
-        hand, and the page says why.
+        counts) and a page. ``measured["searched"]`` is 0 where there was no head-room: then the design is the habit,
+        and the page says why.
 
     Raises:
         ValueError: there are no questions, or fewer evaluations than designs by hand.
@@ -90,23 +95,32 @@ def search_design(
     if not (questions.ranking and questions.test):
         raise ValueError("a search needs questions of the selection and of the test split")
     ledger = Ledger(bench, questions, space, screen, restored, save, progress)
-    search = _Search(ledger, evaluations, finalists, max_mean_tokens, seed)
+    search = _Search(ledger, evaluations, finalists, max_mean_tokens, refused, seed)
     if evaluations < (least := len(ledger.by_hand) + (2 if space.kinds else 0)):
         raise ValueError(f"{evaluations} evaluations are fewer than the {least} of designs by hand and the choice")
     best = ledger.begin()
     share = ledger.known(best).accuracy
     if not HEAD_ROOM[0] <= share <= HEAD_ROOM[1]:
         reason = f"the best design by hand ({ledger.name(best)}) is right in {share:.0%} of the cases: no head-room"
-        return skipped(ledger, best, share, reason)
+        return skipped(ledger, share, reason)
     return search.run(controls, population, all_hand_written)
 
 
 class _Search:
     """Evolution, controls and the choice among what they tried."""
 
-    def __init__(self, ledger: Ledger, evaluations: int, finalists: int, most: float | None, seed: int) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        evaluations: int,
+        finalists: int,
+        most: float | None,
+        refused: Callable[[AgentDesign], str] | None,
+        seed: int,
+    ) -> None:
         self.ledger, self.space, self.by_hand = ledger, ledger.space, ledger.by_hand
         self.evaluations, self.finalists, self.most, self.seed = evaluations, finalists, most, seed
+        self.refused, self.reasons = refused, dict[AgentDesign, str]()
         if self.space.kinds:  # the finalists of a choice by kind are designs of their own, and so is what is chosen
             self.finalists = max(1, min(finalists, (evaluations - len(self.by_hand)) // 3))
 
@@ -114,12 +128,27 @@ class _Search:
         """Evolution, its choice, the controls with theirs, and the verdict on all of them."""
         self.ledger.total = self.evaluations * (1 + sum(name != "composed" for name in controls))
         evolved = self.evolve(population)
-        chosen = self.choose_by_kind(evolved) if self.space.kinds else self.choose(evolved)
+        chosen = self.final(evolved, by_kind=True)
         others: dict[Control, Drawn] = {}
         for name in controls:
             drawn = self.draw(name)
-            others[name] = self.choose_by_kind(drawn) if name == "composed" else self.choose(drawn), drawn
-        return verdict(self.ledger, chosen, evolved, others, all_hand_written, self.seed)
+            others[name] = self.final(drawn, by_kind=name in BY_KIND), drawn
+        found = verdict(self.ledger, chosen, evolved, others, all_hand_written, self.seed)
+        found.page["refused"] = [
+            {"name": self.ledger.name(design), "design": design.to_json(), "reason": reason}
+            for design, reason in self.reasons.items()
+            if reason
+        ]
+        return found
+
+    def final(self, tried: list[AgentDesign], *, by_kind: bool) -> AgentDesign:
+        """The best finalist that is not refused, else the habit."""
+        for design in self.choose_by_kind(tried) if by_kind and self.space.kinds else self.choose(tried):
+            if self.refused is not None and design not in self.reasons:
+                self.reasons[design] = self.refused(design)
+            if not self.reasons.get(design):
+                return design
+        return self.by_hand["habit"]
 
     def evolve(self, population: int) -> list[AgentDesign]:
         """NSGA-II; every design that it tried, in order."""
@@ -167,8 +196,9 @@ class _Search:
         """A control; every design that it tried, those by hand first."""
         tried = dict.fromkeys(self.by_hand.values())
         generator = np.random.default_rng([self.seed, 1])
+        evaluations = self.evaluations - (self.finalists + 1 if self.space.kinds and how in BY_KIND else 0)
         for _ in range(0 if how == "composed" else _STALLED * self.evaluations):
-            if len(tried) >= self.evaluations:
+            if len(tried) >= evaluations:
                 break
             tried.setdefault(self._drawn(how, generator))
         for design in tried:
@@ -177,25 +207,26 @@ class _Search:
 
     def _drawn(self, how: Control, generator: np.random.Generator) -> AgentDesign:
         """Any design of the space, or for each kind the row of any design by hand."""
-        if how == "random":
+        if how != "recombined":
             return self.space.design(self.space.random(generator))
         parents = [self.space.genotype(design) for design in self.by_hand.values()]
         blocks = np.split(np.stack(parents), self.space.blocks, axis=1)
         return self.space.design(np.concatenate([block[generator.integers(len(parents))] for block in blocks]))
 
-    def choose(self, tried: Sequence[AgentDesign]) -> AgentDesign:
-        """The best of the finalists, on ranking and further questions together; among equals the cheaper one."""
+    def choose(self, tried: Sequence[AgentDesign]) -> Sequence[AgentDesign]:
+        """The finalists, best first on ranking and further questions together; among equals the cheaper one."""
         known, further, most = self.ledger.known, self.ledger.questions.further, self.most
         within = [d for d in tried if most is None or (not known(d).failed and known(d).mean_tokens <= most)]
         best = sorted(within or tried, key=self.ledger.rank)[: self.finalists]
         if not further:
-            return best[0]
+            return best
         more = {design: self.ledger.bench.measure(design, further) for design in best}
         right = {design: sum(known(design).right) + sum(more[design].right) for design in best}
-        return min(best, key=lambda design: (-right[design], self.ledger.rank(design)))
+        return sorted(best, key=lambda design: (-right[design], self.ledger.rank(design)))
 
-    def choose_by_kind(self, tried: list[AgentDesign]) -> AgentDesign:
-        """Each row by itself, against the best design that is alike for all kinds, on the same questions as `choose`.
+    def choose_by_kind(self, tried: list[AgentDesign]) -> Iterator[AgentDesign]:
+        """Each row by itself, against the best design that is alike for all kinds, on the same questions as `choose`;
+        then, for who wants another, the finalists of `choose`.
 
         What is measured on the way is added to ``tried``.
         """
@@ -203,7 +234,7 @@ class _Search:
         rows, later = self.ledger.rows_of(self.ledger.questions.ranking), self.ledger.rows_of(further)
         for design in tried:
             rows.add(design, self.ledger.known(design))
-        default = self.choose([design for design in tried if not design.routes])
+        default = self.choose([design for design in tried if not design.routes])[0]
         candidates = list(dict.fromkeys(rows.composed(place) for place in range(self.finalists)))
         found = {d: self.ledger.bench.measure(d, further) for d in (default, *candidates)} if further else {}
         chosen = rows.settled(default, candidates, later, found)
@@ -212,6 +243,6 @@ class _Search:
         for design in fresh:
             self.ledger.try_(design)
         within = self.ledger.known(chosen)
-        if self.most is not None and (within.failed or within.mean_tokens > self.most):
-            return self.choose(tried)
-        return chosen
+        if self.most is None or not (within.failed or within.mean_tokens > self.most):
+            yield chosen
+        yield from self.choose(tried)

@@ -107,6 +107,18 @@ class DesignConfig(_Model):
     max_mean_tokens: float | None = Field(
         default=None, gt=0, description="Bound on the decoded tokens of a question for the chosen design; null = none."
     )
+    other_questions: int = Field(
+        default=320,
+        ge=0,
+        description="Questions outside of the searched families, of the selection and as many of the test split, that "
+        "show what a design loses against one greedy attempt; fewer than 133 show nothing, and the habit stays.",
+    )
+    max_points: float = Field(
+        default=0.02,
+        ge=0,
+        le=1,
+        description="Share of right answers to those that a design may lose, at the upper end of the 95% interval.",
+    )
     control: bool = Field(default=True, description="Whether random search with as many evaluations runs beside it.")
     answer_tokens: int = Field(default=40, ge=1, description="Tokens of a turn.")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,12 @@ from agent_forge.phases.edge.architecture_search import search_design
 from agent_forge.phases.edge.config import DesignConfig
 from agent_forge.phases.edge.course import Course
 from agent_forge.phases.edge.design_ledger import Questions
+from agent_forge.phases.edge.design_losses import Exam, Losses, elsewhere
 from agent_forge.phases.edge.design_questions import Source, mixed, sources, with_head_room
+from agent_forge.phases.edge.design_shapes import shapes
 from agent_forge.phases.edge.design_space import DesignSpace
 from agent_forge.phases.edge.design_trial import Bench, with_experts
+from agent_forge.phases.edge.design_verdict import Control
 from agent_forge.phases.edge.expert_course import Experts
 from agent_forge.phases.edge.question_kinds import Kinds, tell_apart
 from agent_forge.phases.edge.skills import ordinary
@@ -38,11 +41,13 @@ class Known:
         corpus: of the run; its world is the one that the agent knows.
         toolbox: its tools, or None.
         practice: the fact ``practice`` of a checkpoint that thinks.
+        exam: questions about its tools, and such that need none, of a split; see `elsewhere`.
     """
 
     corpus: Corpus
     toolbox: Toolbox | None
     practice: Mapping[str, Any] | None
+    exam: Exam
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class Designed:
     """What the search gives.
 
     Attributes:
-        design: the chosen one; None where nothing was searched, and the page says why.
+        design: the chosen one; None where nothing was searched: the agent stays as it is, and the page says why.
         dispatcher: the first pass of a design with routes.
         measured: figures by name.
         page: JSON for the report.
@@ -79,17 +84,23 @@ def search(
 ) -> Designed:
     """The chosen design with its figures."""
     if config.evaluations == 0:
-        return Designed(None, page={"skipped": "the configuration asks for no evaluation"})
+        return _unsearched({"skipped": "the configuration asks for no evaluation"})
     seed = course.context.seed
     equip = with_experts(experts.experts, experts.basis)
     bench = Bench(model, tokenizer, known.toolbox, seed=seed, max_tokens=config.answer_tokens, equip=equip)
     space = DesignSpace.of(tokenizer, known.toolbox, max_samples=config.max_samples, experts=experts.options)
     every = sources(known.practice, known.toolbox, world=known.corpus.world(seed), seed=seed)
-    return search_among(config, course, bench, space, every, known.corpus)
+    return search_among(config, course, bench, space, every, known.corpus, known.exam)
 
 
 def search_among(
-    config: DesignConfig, course: Course, bench: Bench, space: DesignSpace, every: Mapping[str, Source], corpus: Corpus
+    config: DesignConfig,
+    course: Course,
+    bench: Bench,
+    space: DesignSpace,
+    every: Mapping[str, Source],
+    corpus: Corpus,
+    exam: Exam,
 ) -> Designed:
     """`search` for given families of questions; the first pass is set on ``bench``."""
     families, shares = with_head_room(
@@ -97,24 +108,39 @@ def search_among(
     )
     if not families:
         found = ", ".join(f"{name} {share:.0%}" for name, share in shares.items()) or "no questions"
-        return Designed(None, page={"skipped": f"no family of questions has head-room: {found}"})
+        return _unsearched({"skipped": f"no family of questions has head-room: {found}"})
+    offered, shaped = shapes(bench)
+    space = replace(space, genes={**space.genes, **offered})
     choosing = mixed(families, "selection", config.questions + config.further_questions)
     asked = Questions(
         choosing[: config.questions], choosing[config.questions :], mixed(families, "test", config.test_questions)
     )
     kinds, said = routes(config, bench, every, list(families), len(choosing), corpus)
+    controls: tuple[Control, ...] = ("random",) if kinds is None else ("random", "random_by_kind")
+    others = elsewhere(exam, every, families, corpus, bench.toolbox, config.other_questions)
+    losses = Losses(bench, space.habit, others, config.max_points)
     searched = search_design(
         bench, asked, space if kinds is None else space.routed(kinds.natures), evaluations=config.evaluations,
-        population=config.population, controls=("random",) if config.control else (), all_hand_written=False,
-        max_mean_tokens=config.max_mean_tokens, seed=course.context.seed, restored=course.states.get("design"),
-        save=lambda state, count: course.keep("design", dict(state)), progress=course.context.progress,
+        population=config.population, controls=controls if config.control else (), all_hand_written=False,
+        max_mean_tokens=config.max_mean_tokens, refused=losses.refused, seed=course.context.seed,
+        restored=course.states.get("design"), save=lambda state, count: course.keep("design", dict(state)),
+        progress=course.context.progress,
     )  # fmt: skip
-    measured = dict(searched.measured)
+    page = {**searched.page, "families": shares, "kinds": said, "shapes": shaped}
+    if not searched.measured["searched"]:
+        return _unsearched(page, searched.measured)
+    measured = dict(searched.measured) | losses.figures(searched.design)
     if kinds is not None:
         told = bench.recognised([problem.ask for problem in asked.test])
         measured["kind_accuracy"] = kinds.accuracy(asked.test, told)
-    page = {**searched.page, "families": shares, "kinds": said, "measured": measured}
+    page["measured"] = measured
     return Designed(searched.design, kinds.dispatcher if kinds else None, measured, page)
+
+
+def _unsearched(page: Mapping[str, Any], measured: Mapping[str, float] | None = None) -> Designed:
+    """The agent stays as it is, and so loses nothing."""
+    figures = {**(measured or {}), "points_lost": 0.0}
+    return Designed(None, measured=figures, page={**page, "measured": figures})
 
 
 def routes(

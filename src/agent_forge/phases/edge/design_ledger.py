@@ -81,7 +81,8 @@ class Ledger:
         for design in self.by_hand.values():
             self.try_(design)
         best = min(self.by_hand.values(), key=self.rank)
-        self.bound = float(np.mean(self.known(best).right[: self.screen])) - _SCREEN_MARGIN
+        first = float(np.mean(self.known(best).right[: self.screen]))
+        self.bound = min(first, self.known(best).accuracy) - _SCREEN_MARGIN  # else the best itself may be behind it
         return best
 
     def try_(self, design: AgentDesign) -> Trial:
@@ -108,19 +109,32 @@ class Ledger:
 
     def front(self, designs: Sequence[AgentDesign]) -> list[dict[str, Any]]:
         """Those that none beats on the ranking questions, the most accurate first."""
-        whole = [d for d in dict.fromkeys(designs) if not (self.known(d).failed or self.known(d).screened)]
-        kept = [whole[n] for n in non_dominated(np.array([self.objectives(self.known(d)) for d in whole]))]
+        kept = sorted(self._best(designs), key=self.rank)
+        return [{**self._row(design), "blank": self.known(design).blank, "design": design.to_json()} for design in kept]
+
+    def points(self, designs: Sequence[AgentDesign], chosen: AgentDesign) -> list[dict[str, Any]]:
+        """Every design that was asked all of the ranking questions, whether it is on the front, and the chosen one."""
+        front = self._best(designs)
         return [
-            {
-                "name": self.name(design),
-                "accuracy": self.known(design).accuracy,
-                "tokens": self.known(design).mean_tokens,
-                "size_bytes": self.known(design).size_bytes,
-                "blank": self.known(design).blank,
-                "design": design.to_json(),
-            }
-            for design in sorted(kept, key=self.rank)
+            {**self._row(design), "front": design in front, "chosen": design == chosen}
+            for design in sorted(self._whole(designs), key=self.rank)
         ]
+
+    def _whole(self, designs: Sequence[AgentDesign]) -> list[AgentDesign]:
+        return [d for d in dict.fromkeys(designs) if not (self.known(d).failed or self.known(d).screened)]
+
+    def _best(self, designs: Sequence[AgentDesign]) -> list[AgentDesign]:
+        whole = self._whole(designs)
+        return [whole[n] for n in non_dominated(np.array([self.objectives(self.known(d)) for d in whole]))]
+
+    def _row(self, design: AgentDesign) -> dict[str, Any]:
+        trial = self.known(design)
+        return {
+            "name": self.name(design),
+            "accuracy": trial.accuracy,
+            "tokens": trial.mean_tokens,
+            "size_bytes": trial.size_bytes,
+        }
 
     def rank(self, design: AgentDesign) -> tuple[float, float]:
         """Smaller is better: accuracy, then tokens; screened ones behind, failed ones last."""

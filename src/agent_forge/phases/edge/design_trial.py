@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from agent_forge.agent.design import AgentDesign
 from agent_forge.agent.interpreter import Equip, Memo, answer
@@ -26,7 +26,7 @@ class Trial:
 
     Attributes:
         right: question by question.
-        tokens: decoded for each question.
+        tokens: decoded for each question; of a design with less recursion, times its `relative_depth`.
         blank: questions without any answer.
         size_bytes: of the model that the design asks for; 0 where it is the same for all designs.
         screened: it was so far behind on the first questions that the others were not asked.
@@ -34,7 +34,7 @@ class Trial:
     """
 
     right: tuple[bool, ...]
-    tokens: tuple[int, ...]
+    tokens: tuple[float, ...]
     blank: int = 0
     size_bytes: float = 0.0
     screened: bool = False
@@ -104,14 +104,18 @@ class Bench:
         Raises:
             ValueError, RuntimeError: the design cannot be carried out.
         """
+        asked = [problem.ask for problem in problems]
         found = answer(
-            self.model, self.tokenizer, self.toolbox, design, [problem.ask for problem in problems],
+            self.model, self.tokenizer, self.toolbox, design, asked,
             first_pass=self.recognised, equip=self.equip, seed=self.seed, max_tokens=self.max_tokens, memo=self.memo,
             ahead=ahead,
         )  # fmt: skip
         right = tuple(problem.is_right(each.transcript) for problem, each in zip(problems, found, strict=True))
         size = 0.0 if self.size_of is None else self.size_of(design)
-        return Trial(right, tuple(each.num_tokens for each in found), sum(each.is_blank for each in found), size)
+        kinds = self.recognised(asked) if design.routes else [""] * len(asked)
+        depths = [relative_depth(self.model.config, design.route(kind).recursion_steps) for kind in kinds]
+        tokens = tuple(each.num_tokens * depth for each, depth in zip(found, depths, strict=True))
+        return Trial(right, tokens, sum(each.is_blank for each in found), size)
 
     def screened(self, design: AgentDesign, problems: Sequence[Problem], screen: int, bound: float) -> Trial:
         """The same in three steps: a third of ``screen`` questions, these, all questions. It ends after the first
@@ -128,6 +132,18 @@ class Bench:
             return self.measure(design, problems)
         except (ValueError, RuntimeError) as error:
             return Trial((), (), failed=f"{type(error).__name__}: {error}")
+
+
+def relative_depth(config: PretrainedConfig, steps: int | None) -> float:
+    """Blocks that a token passes at a depth of recursion, over those at the depth of the configuration.
+
+    Step 1 is the backbone's own, each further one passes the shared block ``micro_steps + 1`` times.
+    """
+    if steps is None:
+        return 1
+    block = config.micro_steps + 1
+    layers: int = config.num_hidden_layers
+    return (layers + (steps - 1) * block) / (layers + (config.recursion_steps - 1) * block)
 
 
 def with_experts(experts: Sequence[Expert], basis: Basis | None = None) -> Equip:

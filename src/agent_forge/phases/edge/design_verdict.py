@@ -13,7 +13,9 @@ from agent_forge.evaluation.statistics import paired_bootstrap
 from agent_forge.phases.edge.design_ledger import Ledger
 from agent_forge.phases.edge.design_trial import Trial
 
-Control: TypeAlias = Literal["random", "recombined", "composed"]
+Control: TypeAlias = Literal["random", "random_by_kind", "recombined", "composed"]
+BY_KIND: tuple[Control, ...] = ("random_by_kind", "composed")
+"""Controls that end with the search's own choice, a row for each kind."""
 Drawn: TypeAlias = tuple[AgentDesign, list[AgentDesign]]
 """What a control chose, of what it tried."""
 
@@ -71,7 +73,8 @@ def verdict(
         ledger.name(design): {"test_accuracy": trials[design].accuracy, "tokens": trials[design].mean_tokens}
         for design in [chosen, *compared]
     }
-    front = ledger.front([*evolved, *(design for _, drawn in others.values() for design in drawn)])
+    tried = [*evolved, *(design for _, drawn in others.values() for design in drawn)]
+    front = ledger.front(tried)
     page: dict[str, Any] = {name: design.to_json() for name, design in controls.items()}
     page |= {
         "chosen": ledger.name(chosen),
@@ -79,17 +82,20 @@ def verdict(
         "design": chosen.to_json(),
         "test": rows,
         "front": front,
+        "points": ledger.points(tried, chosen),
         "by_kind": _by_kind(ledger, trials, chosen, best),
     }
     return Searched(chosen, front, figures, page, judged)
 
 
-def skipped(ledger: Ledger, best: AgentDesign, share: float, reason: str) -> Searched:
-    """No search: the best design by hand, and why."""
+def skipped(ledger: Ledger, share: float, reason: str) -> Searched:
+    """No search: the habit, because no other design was asked the test split; and why."""
     figures = {"searched": 0.0, "head_room_accuracy": share, "evaluations": float(len(ledger.by_hand))}
-    front = ledger.front(list(ledger.by_hand.values()))
-    page = {"skipped": reason, "chosen": ledger.name(best), "design": best.to_json(), "front": front}
-    return Searched(best, front, figures, page)
+    tried = list(ledger.by_hand.values())
+    habit = ledger.by_hand["habit"]
+    front = ledger.front(tried)
+    page = {"skipped": reason, "chosen": "habit", "front": front, "points": ledger.points(tried, habit)}
+    return Searched(habit, front, figures, page)
 
 
 def _counted(ledger: Ledger, evolved: Sequence[AgentDesign], others: Mapping[Control, Drawn]) -> dict[str, float]:

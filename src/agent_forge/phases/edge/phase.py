@@ -57,7 +57,7 @@ class Edge:
         pruned = _prune(config, course, judgement, model, tokenizer, corpus)
         base = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
         experts = _train(config, course, model, tokenizer, corpus)
-        known = Known(corpus, toolbox, source.facts.get("practice"))
+        known = Known(corpus, toolbox, source.facts.get("practice"), judgement.abilities.exam)
         designed = search(config.design, course, model, tokenizer, known, experts)
         facts = self._facts(config, source, context.seed, pruned, experts)
         folder = _write(model, tokenizer, toolbox, experts, context.scratch / "agent", facts)
