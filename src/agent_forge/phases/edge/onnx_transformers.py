@@ -37,7 +37,8 @@ class TransformersStep(nn.Module):
     def __init__(self, model: PreTrainedModel, projection: Projection) -> None:
         super().__init__()
         config: Any = model.config.get_text_config(decoder=True)
-        self.window, self.by_kind = _window(config), WINDOWED.get(config.model_type, False)
+        self.window = _window(config)
+        self.by_kind = self.window is not None and WINDOWED[config.model_type]
         self.all_slide = self.window is not None and not self.by_kind
         self.model = copy.deepcopy(model)
         for path, layer in list(self.model.named_modules()):
@@ -66,13 +67,14 @@ class TransformersStep(nn.Module):
         positions = start + torch.arange(input_ids.shape[1])[None]
         keys = torch.cat([before, positions], 1)
         cache = DynamicCache(zip(rest[::2], rest[1::2], strict=True))
-        visible: Any = (keys[:, None, :] <= positions[:, :, None])[:, None]
+        visible = (keys[:, None, :] <= positions[:, :, None])[:, None]
+        masks = {_FULL: self._mask(visible)}
         if self.window is not None:
-            near = visible & (positions[:, :, None] - keys[:, None, :] < self.window)[:, None]
-            visible = {_FULL: visible, _SLIDING: near} if self.by_kind else near
+            near = (positions[:, :, None] - keys[:, None, :] < self.window)[:, None]
+            masks[_SLIDING] = self._mask(visible & near)
         output = self.model(
             input_ids=input_ids,
-            attention_mask=visible,
+            attention_mask=masks if self.by_kind else masks[_SLIDING if self.all_slide else _FULL],
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,
@@ -80,6 +82,12 @@ class TransformersStep(nn.Module):
         )
         present = [tensor for layer in output.past_key_values.layers for tensor in (layer.keys, layer.values)]
         return output.logits[:, -1], keys, *present
+
+    def _mask(self, visible: Tensor) -> Tensor:
+        """Who sees whom, as the model's attention takes it: eager attention (Gemma-2's) adds it to the scores."""
+        if self.model.config._attn_implementation != "eager":
+            return visible
+        return torch.where(visible, 0.0, torch.finfo(torch.float32).min)
 
 
 def _window(config: Any) -> int | None:
