@@ -248,6 +248,19 @@ def talk_tokens(folder, home):
     return Talk.start(str(folder), home, {"max_tokens": 40}).ask(SUM).num_tokens
 
 
+def test_options_that_the_design_decides_on_are_not_silently_ignored(forge, folder, tmp_path):
+    designed = tmp_path / "designed"
+    shutil.copytree(folder, designed)
+    AgentDesign().save(designed)
+    refused = forge("chat", designed, "--temperature", "1.5", "--think-budget", "3", stdin=f"{SUM}\n")
+    assert refused.code == 2
+    assert "decides on --temperature, --think-budget; add --no-design" in refused.sentence()
+    asked = ("generate", designed, "--prompt", SUM, "--json", "--think", "off")
+    assert "decides on --think; add --no-design" in forge(*asked).sentence()
+    assert forge(*asked, "--no-design").code == 0
+    assert forge("chat", designed, "--seed", "2", stdin=f"{SUM}\n").code == 0
+
+
 def test_a_design_travels_in_the_file(agent, tokenizer, folder, forge, tmp_path):
     designed = tmp_path / "designed"
     shutil.copytree(folder, designed)

@@ -17,6 +17,7 @@ from agent_forge.agent.thought_calculator import results_for
 from agent_forge.agent.toolbox import Toolbox
 from agent_forge.agent.transcript import Kind, Stop, Transcript, Turn
 from agent_forge.data.tokenizer import has_thoughts
+from agent_forge.model.forward import known_positions
 from agent_forge.model.generation import generate_tokens, spoken
 from agent_forge.model.row_generation import Insert, generate_rows
 from agent_forge.model.thought_rule import THOUGHT_BUDGET, Think
@@ -264,5 +265,5 @@ def _room(tokenizer: PreTrainedTokenizerBase, think: Think, thought_budget: int)
 
 def _fits(model: PreTrainedModel, prompt: list[int], room: int) -> bool:
     """Whether prompt and turn fit the model's positions; rotary models without a learned table know no bound."""
-    table = getattr(model.config, "n_positions", None)  # learned positions, such as GPT-2's
-    return table is None or len(prompt) + room <= int(table)
+    bound = known_positions(model)
+    return bound is None or len(prompt) + room <= bound

@@ -127,7 +127,7 @@ def export(
     from agent_forge.pipeline.resolve import resolve_model
 
     # An export copies tensors without looking at them, so the model is loaded once to refuse what is not sound.
-    with _sound_folder(resolve_model(model, home_path(home))) as folder:
+    with sound_folder(resolve_model(model, home_path(home))) as folder:
         facts = _exported(folder, out, to, model)
     _tell(facts, as_json, f"wrote {out}")
 
@@ -153,8 +153,8 @@ def _exported(folder: Path, out: Path, to: str, reference: str) -> dict[str, Any
 
 
 @contextmanager
-def _sound_folder(path: Path) -> Iterator[Path]:
-    """A checkpoint folder that loads; that of a `.forge` file is a temporary one.
+def sound_folder(path: Path) -> Iterator[Path]:
+    """A checkpoint folder that loads; that of a `.forge` file is a temporary one, with the belongings of the agent.
 
     Raises:
         ArtifactCorrupt, HandoffError, ModelNotFound: as `load_reference`.

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from agent_forge.cli.options import HomeOption, home_path
+from agent_forge.errors import ConfigError
 
 ModelArgument = Annotated[
     str, typer.Argument(help="Checkpoint folder, .forge file, session, session/handoff, or artifact digest.")
@@ -33,6 +34,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def chat(
+    context: typer.Context,
     model: ModelArgument,
     home: HomeOption = None,
     max_tokens: MaxTokens = 200,
@@ -63,6 +65,8 @@ def chat(
         tools=not no_tools, folder=folder, retrieval=retrieval, designed=not no_design,
     )  # fmt: skip
     tell_left_out(talk)
+    if talk.design is not None:
+        refuse_unheard(context)
     interactive = sys.stdin.isatty() and not as_json
     if interactive:
         if tools := talk.tools():
@@ -74,6 +78,18 @@ def chat(
             typer.echo(json.dumps(row, ensure_ascii=False))
         else:
             _show(talk, question, remember, show_thoughts)
+
+
+def refuse_unheard(context: typer.Context) -> None:
+    """Says so where the user gives options that the agent's own design decides on.
+
+    Raises:
+        ConfigError: which, and what to do.
+    """
+    sources = {name: context.get_parameter_source(name) for name in ("temperature", "think", "think_budget")}
+    given = [f"--{name.replace('_', '-')}" for name, source in sources.items() if source and source.name != "DEFAULT"]
+    if given:
+        raise ConfigError(f"this agent's own design decides on {', '.join(given)}; add --no-design to decide yourself")
 
 
 def decoding(max_tokens: int, temperature: float, seed: int, think: str, think_budget: int) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from agent_forge.cli.alone import sound_folder
 from agent_forge.cli.options import HomeOption, JsonOption, home_path, print_json
 from agent_forge.errors import ConfigError
 
@@ -34,21 +35,26 @@ def bench(
         list[str] | None, typer.Option("--target", help="cpu-x86, cpu-arm64, gpu-6gb or browser. Default: all of them.")
     ] = None,
     onnx: Annotated[Path | None, typer.Option("--onnx", help="An ONNX export of it. Default: one is made.")] = None,
-    threads: Annotated[int, typer.Option("--threads", min=0, help="Of the processor; 0 = as many as it has.")] = 0,
+    threads: Annotated[
+        int, typer.Option("--threads", min=0, help="Of the processor; 0 = as many as it has, at most the targets'.")
+    ] = 0,
     tokens: Annotated[int, typer.Option("--tokens", min=1, help="After the first.")] = 64,
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Medians are over so many.")] = 5,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure first token, tokens a second, memory and size, and say which targets are met."""
+    from agent_forge.evaluation.processor import usable_cores
     from agent_forge.phases.edge.targets import TARGETS, fit
 
     unknown = sorted(set(target or ()) - set(TARGETS))
     if unknown:
         raise ConfigError(f"unknown target {', '.join(unknown)}; the targets are {', '.join(TARGETS)}")
+    targets = [TARGETS[name] for name in (target or TARGETS)]
+    threads = threads or min(usable_cores(), max(each.cores for each in targets))
     options = {"threads": threads, "new_tokens": tokens, "repeats": repeats}
     speeds = _measured(agent, home_path(home), onnx, options)
-    fits = [fit(TARGETS[name], speeds) for name in (target or TARGETS)]
+    fits = [fit(each, speeds) for each in targets]
     if as_json:
         print_json({"measured": [vars(speed) for speed in speeds], "targets": [each.to_json() for each in fits]})
     else:
@@ -100,26 +106,15 @@ def _measured(agent: str, home: Path, onnx: Path | None, options: dict[str, int]
     from agent_forge.phases.edge.speed import JOINED, ONNX, TORCH, measure
     from agent_forge.pipeline.resolve import resolve_model
 
-    with _folder(resolve_model(agent, home)) as folder, TemporaryDirectory() as place:
+    path = resolve_model(agent, home)
+    with sound_folder(path) as folder, TemporaryDirectory() as place:
         speeds = [measure(folder, runtime, **options) for runtime in (TORCH, JOINED)]
+        if path.is_file():  # what is shipped is the file, not the folder that torch reads here
+            speeds = [replace(speed, size_bytes=path.stat().st_size) for speed in speeds]
         exported = onnx or _export(folder, Path(place, "onnx"))
         if exported is not None:
             speeds.append(measure(exported, ONNX, **options))
     return speeds
-
-
-@contextmanager
-def _folder(path: Path) -> Iterator[Path]:
-    """A checkpoint folder as it is; of a `.forge` file, one for as long as the block runs."""
-    if path.is_dir():
-        yield path
-        return
-    from agent_forge.model.checkpoint import save_model
-    from agent_forge.pipeline.resolve import load_reference
-
-    model, tokenizer = load_reference(path)
-    with TemporaryDirectory() as place:
-        yield save_model(model, tokenizer, Path(place))
 
 
 def _export(folder: Path, out: Path) -> Path | None:

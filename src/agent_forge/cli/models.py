@@ -18,6 +18,7 @@ from agent_forge.cli.chat import (
     ThinkBudget,
     ThinkOption,
     decoding,
+    refuse_unheard,
     tell_left_out,
 )
 from agent_forge.cli.options import HomeOption, JsonOption, home_path, print_json
@@ -36,6 +37,7 @@ def _load(reference: str, home: Path | None) -> tuple[Any, Any]:
 
 
 def generate(
+    context: typer.Context,
     model: ModelArgument,
     prompt: Annotated[str, typer.Option("--prompt", help="Text to go on from.")],
     home: HomeOption = None,
@@ -56,6 +58,8 @@ def generate(
     talk = Talk.start(model, home_path(home), options, designed=not no_design)
     if as_json and (talk.tools() or talk.design is not None):
         tell_left_out(talk)
+        if talk.design is not None:
+            refuse_unheard(context)
         transcript = talk.ask(prompt).to_json()
         print_json({"prompt": prompt, "text": transcript.pop("answer"), "seed": seed} | transcript)
         return

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from agent_forge.data.documents import Document
 from agent_forge.data.tokenizer import encode_documents, start_ids
 from agent_forge.evaluation.bits_per_byte import token_nats
+from agent_forge.model.forward import known_positions
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def answer_nats(
         model: any causal language model.
         tokenizer: its tokenizer.
         documents: longer ones are cut at ``max_length`` tokens.
-        max_length: tokens of a document that are read.
+        max_length: tokens of a document that are read; fewer where the model has positions for fewer.
         batch_tokens: tokens in a batch at most, padding included.
         to_the_end: everything from the first answer on counts, what the assistant is told in between included, and a
             long document loses its beginning instead of its end.
@@ -58,6 +59,7 @@ def answer_nats(
     Raises:
         ValueError: no document has a token that counts.
     """
+    max_length = min(max_length, known_positions(model) or max_length)
     part = slice(-max_length, None) if to_the_end else slice(max_length)
     first = len(start_ids(tokenizer)) or 1
     rows = [

@@ -25,6 +25,7 @@ from agent_forge.data.corpora import Corpus
 from agent_forge.data.documents import Document, Split
 from agent_forge.data.synthetic_world import TOOLS
 from agent_forge.data.tokenizer import encode_documents, has_thoughts, start_ids
+from agent_forge.model.forward import known_positions
 
 _LOGITS_BYTES = 256 << 20  # fp32 logits of one batch; the head's output is the largest tensor of an evaluation
 
@@ -92,7 +93,7 @@ def score(
         model: any causal language model of transformers.
         tokenizer: its tokenizer.
         texts: strings or documents; conversations keep their marks only if given as documents.
-        max_length: tokens that the model sees at once.
+        max_length: tokens that the model sees at once; fewer where it has positions for fewer.
         batch_tokens: tokens in a batch at most, padding included; fewer where the logits would take over 256 MB.
         autocast: e.g. ``torch.bfloat16``; None runs in the model's own precision.
 
@@ -102,6 +103,7 @@ def score(
     """
     if not texts or max_length < 2:
         raise ValueError(f"{len(texts)} texts and max_length {max_length}: at least one text and length 2 are needed")
+    max_length = min(max_length, known_positions(model) or max_length)
     documents = [text if isinstance(text, Document) else Document(text) for text in texts]
     if not has_thoughts(tokenizer):
         documents = [document.without_thoughts() for document in documents]

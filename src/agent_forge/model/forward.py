@@ -18,6 +18,17 @@ def on_device(device: str | torch.device, batch: Mapping[str, Tensor]) -> dict[s
     return {name: value.to(device) for name, value in batch.items()}
 
 
+def known_positions(model: nn.Module) -> int | None:
+    """Tokens that a learned table has positions for, such as GPT-2's; None where nothing bounds them (rotary ones)."""
+    config: Any = model.config
+    config = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
+    bound = getattr(config, "n_positions", None) or getattr(config, "max_position_embeddings", None)
+    words: Any = model.get_input_embeddings()  # type: ignore[operator]
+    tables = [each for each in model.modules() if isinstance(each, nn.Embedding) and each is not words]
+    # OPT's table has two rows more than positions
+    return bound if bound and any(0 <= table.num_embeddings - bound <= 2 for table in tables) else None
+
+
 def accepted(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Any]:
     """What of a batch ``model`` takes, without labels: foreign architectures know no ``document_ids``."""
     known = inspect.signature(model.forward).parameters

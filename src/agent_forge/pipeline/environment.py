@@ -11,6 +11,8 @@ from typing import Any
 
 import psutil
 
+from agent_forge.evaluation.processor import usable_cores
+
 LIBRARIES = ("agent-forge", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pydantic", "sqlalchemy")
 _FEATURES = {
     "avx2": "AVX2",
@@ -72,7 +74,7 @@ def library_version(name: str) -> str | None:
 
 def cores() -> int:
     """Cores that this process may use; fewer where OMP_NUM_THREADS asks for fewer, as every library reads it."""
-    free = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    free = usable_cores()
     asked = os.environ.get("OMP_NUM_THREADS", "")
     return min(free, int(asked)) if asked.isdigit() and int(asked) else free
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from agent_forge.model.checkpoint import load_model
+from agent_forge.phases.compression import codecs, forge_file
 from agent_forge.phases.edge.export_onnx import export_onnx
-from agent_forge.phases.edge.speed import JOINED, ONNX, TORCH
+from agent_forge.phases.edge.speed import JOINED, ONNX, TORCH, shipped_bytes
 
 
 @pytest.fixture(scope="module")
@@ -13,6 +15,18 @@ def exported(agent, tmp_path_factory):
     out = tmp_path_factory.mktemp("onnx") / "export"
     export_onnx(agent, out, "cpu")
     return out
+
+
+def test_of_a_file_its_own_bytes_are_told(agent, exported, forge, tmp_path):
+    model, tokenizer = load_model(agent)
+    tensors, tied = forge_file.stored_tensors(model)
+    encoded = {name: codecs.encode(tensor, "plain/fp16") for name, tensor in tensors.items()}
+    path = tmp_path / "agent.forge"
+    forge_file.write(path, forge_file.Compressed(forge_file.config_of(model), encoded, tied, {}), tokenizer)
+    options = ["--tokens", 1, "--repeats", 1, "--threads", 1, "--onnx", exported, "--json"]
+    torch_form, joined, onnx = forge("edge", "bench", path, *options).json()["measured"]
+    assert torch_form["size_bytes"] == joined["size_bytes"] == path.stat().st_size
+    assert onnx["size_bytes"] == shipped_bytes(exported)
 
 
 def test_the_command_prints_figures_and_targets(agent, exported, forge):

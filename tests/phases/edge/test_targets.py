@@ -19,7 +19,7 @@ from agent_forge.phases.edge.speed import (
     prompt,
     shipped_bytes,
 )
-from agent_forge.phases.edge.targets import CONTEXT_BYTES, TARGETS, Speed, fit, is_such
+from agent_forge.phases.edge.targets import CONTEXT_BYTES, PAGE_BYTES, TARGETS, Speed, fit, is_such
 
 HERE = Speed(
     "torch", "cpu", "x86_64", 2, 0.02, 200.0, 4 * 10**8, 5 * 10**6,
@@ -48,7 +48,7 @@ def test_another_processor_is_estimated_by_the_worse_ratio_on_paper():
     assert not found.measured
     assert row(found, "tokens_per_second").basis == "estimated"
     assert "4.2" in row(found, "tokens_per_second").how
-    assert row(found, "size_bytes").basis == "measured"
+    assert row(found, "size_bytes").basis == "measured"  # of files, wherever they run
 
 
 def test_a_card_is_estimated_from_operations_on_paper():
@@ -61,7 +61,7 @@ def test_a_card_is_estimated_from_operations_on_paper():
 
 
 def test_a_measurement_on_such_a_machine_goes_before_estimates():
-    pi = replace(HERE, architecture="aarch64", first_token_seconds=0.9)
+    pi = replace(HERE, architecture="aarch64", first_token_seconds=0.9, board="Raspberry Pi 4 Model B Rev 1.4")
     found = fit(TARGETS["cpu-arm64"], [HERE, pi])
     assert found.measured
     assert row(found, "first_token_seconds").value == 0.9
@@ -69,6 +69,25 @@ def test_a_measurement_on_such_a_machine_goes_before_estimates():
     page = replace(HERE, runtime="onnxruntime-web", kind="browser", architecture="wasm")
     assert is_such(TARGETS["browser"], page)
     assert fit(TARGETS["browser"], [HERE, page]).runtime == "onnxruntime-web"
+
+
+@pytest.mark.parametrize("board", ["", "Raspberry Pi 5 Model B Rev 1.0"])
+def test_another_arm_machine_is_no_raspberry_pi_4(board):
+    server = replace(HERE, architecture="aarch64", board=board)
+    assert not fit(TARGETS["cpu-arm64"], [server]).measured
+
+
+def test_more_cores_than_the_target_has_are_an_estimate():
+    assert fit(TARGETS["cpu-x86"], [replace(HERE, cores=4)]).measured
+    found = fit(TARGETS["cpu-x86"], [replace(HERE, cores=64, flops=4e12, bytes_per_second=200e9)])
+    assert not found.measured
+    assert row(found, "first_token_seconds").value == pytest.approx(0.02 * 20)
+    assert "with 64 threads, times 20.0" in row(found, "first_token_seconds").how
+
+
+def test_a_page_brings_its_runtime():
+    size = row(fit(TARGETS["browser"], [HERE]), "size_bytes")
+    assert (size.value, size.basis) == (5 * 10**6 + PAGE_BYTES, "estimated")
 
 
 def test_the_form_that_fits_best_is_taken():

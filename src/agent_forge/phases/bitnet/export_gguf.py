@@ -58,8 +58,9 @@ def export_gguf(folder: Path, out: Path, *, kind: str = "TQ2_0") -> dict[str, An
         kind: "TQ1_0" (1.69 bits a weight) or "TQ2_0" (2.06 bits, faster).
 
     Returns:
-        File, bytes, number of matrices in ternary blocks, the largest difference of a weight that is read back (from
-        rounded tables and fp16 scales), and notes on what could not be kept.
+        File, bytes, number of matrices in ternary blocks, the largest difference of a weight that is unpacked again
+        (from rounded tables and fp16 scales), and notes on what could not be kept. The file is read back: architecture,
+        names and blocks are those that were written. That llama.cpp computes the same words is not tested by this.
 
     Raises:
         ConfigError: an unknown kind, or the ``gguf`` package is not installed.
@@ -88,13 +89,15 @@ def export_gguf(folder: Path, out: Path, *, kind: str = "TQ2_0") -> dict[str, An
     _write_shape(writer, config, kind)
     notes = _write_tokenizer(writer, folder, int(config["vocab_size"]))
     ternary, worst = 0, 0.0
+    written: dict[str, np.ndarray] = {}
     for name, tensor in state.items():
-        in_blocks, difference = _write_tensor(writer, gguf, name, tensor, layouts.get(name), config, kind)
+        in_blocks, difference = _write_tensor(writer, gguf, name, tensor, layouts.get(name), config, kind, written)
         ternary, worst = ternary + in_blocks, max(worst, difference)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+    _read_back(gguf, out / FILE, architecture, written)
     if ternary < len(layouts):
         notes.append(
             f"{len(layouts) - ternary} quantized matrices are in fp16: {kind} needs columns divisible by {BLOCK}"
@@ -196,10 +199,30 @@ def _write_tokenizer(writer: Any, folder: Path, rows: int) -> list[str]:
     return [] if known else ["the tokenizer splits by a pattern of its own; llama.cpp may split some texts otherwise"]
 
 
+def _read_back(gguf: Any, path: Path, architecture: str, written: Mapping[str, np.ndarray]) -> None:
+    """Raises `HandoffError` unless the file says what was written."""
+    reader = gguf.GGUFReader(path)
+    if (found := reader.get_field("general.architecture").contents()) != architecture:
+        raise HandoffError(f"{path} says architecture {found!r}, and {architecture!r} was written")
+    read = {tensor.name: tensor.data for tensor in reader.tensors}
+    wrong = sorted(read.keys() ^ written.keys()) or [n for n in written if read[n].tobytes() != written[n].tobytes()]
+    if wrong:
+        raise HandoffError(f"{path} does not read back as it was written: {', '.join(wrong[:3])}")
+
+
 def _write_tensor(
-    writer: Any, gguf: Any, name: str, tensor: Tensor, layout: Layout | None, config: Mapping[str, Any], kind: str
+    writer: Any,
+    gguf: Any,
+    name: str,
+    tensor: Tensor,
+    layout: Layout | None,
+    config: Mapping[str, Any],
+    kind: str,
+    written: dict[str, np.ndarray],
 ) -> tuple[int, float]:
-    """Writes one tensor; 1 if it went into ternary blocks, and the largest difference that its form makes."""
+    """Writes one tensor and adds its blocks to ``written``; 1 if they are ternary, and the largest difference that the
+    form makes.
+    """
     target = _target(name)
     if name == "lm_head.weight" and config.get("tie_word_embeddings"):
         return 0, 0.0
@@ -222,6 +245,7 @@ def _write_tensor(
         else:
             form, blocks = None, values.astype(np.float16) if tensor.ndim == 2 else values
     writer.add_tensor(target, blocks, raw_dtype=form)
+    written[target] = blocks
     back = blocks if form is None else gguf.quants.dequantize(blocks, form)
     return ternary, float(np.abs(back.astype(np.float32).reshape(tensor.shape) - tensor.float().numpy()).max())
 

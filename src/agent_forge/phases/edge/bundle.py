@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any, Literal
 
+from agent_forge.evaluation.processor import usable_cores
 from agent_forge.phases.edge.config import EdgeConfig
 from agent_forge.phases.edge.export_onnx import export_onnx
 from agent_forge.phases.edge.speed import ONNX, TORCH, measure
@@ -37,9 +38,11 @@ def measured_speed(folder: Path, packed: Path, config: EdgeConfig) -> tuple[dict
     Returns:
         Figures for the gates, and the verdicts as JSON. They differ from run to run, so they go into no artifact.
     """
-    options = {"new_tokens": config.bench_tokens, "repeats": config.bench_repeats}
+    target = TARGETS[config.target]
+    threads = min(usable_cores(), target.cores)
+    options = {"threads": threads, "new_tokens": config.bench_tokens, "repeats": config.bench_repeats}
     speeds = [measure(folder, TORCH, **options), measure(packed, ONNX, **options)]
-    found = fit(TARGETS[config.target], speeds)
+    found = fit(target, speeds)
     torch_speed, onnx_speed = speeds
     return {
         "edge/target_met": float(found.met),

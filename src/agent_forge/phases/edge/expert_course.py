@@ -19,7 +19,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from agent_forge.agent.dispatch import BASE, Dispatcher, TwoPass, fit_dispatcher, question_features, with_bar
 from agent_forge.data.corpora import Corpus
 from agent_forge.data.documents import Split
-from agent_forge.model.expert_vectors import Basis, Expert, basis_of, save_experts
+from agent_forge.model.expert_vectors import Basis, Expert, basis_of, digest_of_matrices, save_experts
+from agent_forge.model.roles import quantizable_linears
 from agent_forge.phases.edge.expert_exam import (
     BLEND,
     dispatch_accuracy,
@@ -33,6 +34,7 @@ from agent_forge.phases.edge.expert_lesson import ExpertSettings, Keep, Lesson, 
 from agent_forge.phases.edge.skills import Examples, Skill, gather, opening, ordinary
 
 _CLASSIFIED = 96
+_UNADAPTABLE = "{} has no linear layer in its body that could be adapted"
 
 
 @dataclass(frozen=True)
@@ -108,11 +110,16 @@ def train_experts(
         ValueError: an unknown skill, or a skill without examples.
     """
     model.requires_grad_(False)
-    basis = basis_of(model, settings.rank)
+    refused = (
+        {} if any(quantizable_linears(model)) else dict.fromkeys(skills, _UNADAPTABLE.format(type(model).__name__))
+    )
+    skills = [name for name in skills if name not in refused]
+    basis = basis_of(model, settings.rank) if skills else Basis({}, digest_of_matrices({}))
     teacher = Teacher(model, tokenizer, basis, settings, seed=seed, observe=observe)
     told, everyday = _gathered(corpus, skills, settings, seed)
     lessons = _lessons(teacher, told, saved or {}, keep, head_room)
     experts, skipped = _chosen(lessons, basis, most)
+    skipped |= refused
     probe = torch.tensor([_probe(tokenizer, [everyday["test"], *(skill.test for skill in told.values())])])
     measured = {
         "edge/experts": float(len(experts)),

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,10 @@ from agent_forge.model.ternary import PER_ROW, PER_TENSOR, TernaryLinear, ternar
 from agent_forge.phases.edge.onnx_parity import TOKENS, parity
 from agent_forge.phases.edge.onnx_session import FORMAT, MANIFEST
 from agent_forge.phases.edge.onnx_weights import Table, float_logits
+
+if TYPE_CHECKING:
+    from agent_forge.phases.edge.onnx_graph import CognateStep
+    from agent_forge.phases.edge.onnx_transformers import TransformersStep
 
 Flavour: TypeAlias = Literal["cpu", "web"]
 FLAVOURS = ("cpu", "web")
@@ -62,7 +66,7 @@ def export_onnx(
         raise ConfigError(f"unknown ONNX flavour {flavour!r}; the flavours are {', '.join(FLAVOURS)}")
     if out.exists() and any(out.iterdir()):
         raise ConfigError(f"{out} is not empty; an export is written into a folder of its own")
-    _need_extra()
+    need_extra()
     model, tokenizer = load_model(folder)
     out.mkdir(parents=True, exist_ok=True)
     manifest = write_graph(model, out / GRAPH, flavour)
@@ -92,7 +96,7 @@ def unrounded_parity(folder: Path | str, flavour: Flavour = "cpu", *, tokens: in
     Raises:
         ConfigError, HandoffError: as `export_onnx`.
     """
-    _need_extra()
+    need_extra()
     model, tokenizer = load_model(Path(folder))
     layers = [layer for layer in ternary_linears(model).values() if layer.activation_bits]
     if not layers:
@@ -113,21 +117,9 @@ def write_graph(model: PreTrainedModel, path: Path, flavour: Flavour) -> dict[st
     Raises:
         HandoffError: the architecture has no form as a graph.
     """
-    from agent_forge.phases.edge.onnx_graph import CognateStep
     from agent_forge.phases.edge.onnx_layers import OPSET
-    from agent_forge.phases.edge.onnx_transformers import TransformersStep
 
-    step: CognateStep | TransformersStep
-    try:
-        if isinstance(model, CognateForCausalLM):
-            step = CognateStep(
-                model, lambda layers: projection(layers, flavour), lambda x, table: _logits(x, table, flavour)
-            )
-        else:
-            step = TransformersStep(model, lambda layers: projection(layers, flavour))
-    except ValueError as error:
-        raise HandoffError(f"this model cannot be exported to ONNX: {error}") from error
-    step.eval()
+    step = step_of(model, flavour)
     states = step.states()
     growing = [{state.shape.index("past"): Dim.DYNAMIC} if "past" in state.shape else {} for state in states]
     examples = (torch.zeros(1, 4, dtype=torch.long), *(state.example(3) for state in states))
@@ -161,6 +153,27 @@ def write_graph(model: PreTrainedModel, path: Path, flavour: Flavour) -> dict[st
         ],
         **step.sight(),
     }
+
+
+def step_of(model: PreTrainedModel, flavour: Flavour) -> CognateStep | TransformersStep:
+    """The module that becomes the graph of a model, in evaluation mode.
+
+    Raises:
+        ConfigError: the extra is not installed.
+        HandoffError: the architecture has no form as a graph.
+    """
+    need_extra()
+    from agent_forge.phases.edge.onnx_graph import CognateStep
+    from agent_forge.phases.edge.onnx_transformers import TransformersStep
+
+    try:
+        if isinstance(model, CognateForCausalLM):
+            return CognateStep(
+                model, lambda layers: projection(layers, flavour), lambda x, table: _logits(x, table, flavour)
+            ).eval()
+        return TransformersStep(model, lambda layers: projection(layers, flavour)).eval()
+    except ValueError as error:
+        raise HandoffError(f"this model cannot be exported to ONNX: {error}") from error
 
 
 def _slim(model: Any) -> bytes:
@@ -218,7 +231,8 @@ def _special_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
     }
 
 
-def _need_extra() -> None:
+def need_extra() -> None:
+    """Raises `ConfigError` unless the packages that write and run graphs are installed."""
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401

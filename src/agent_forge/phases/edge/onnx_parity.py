@@ -28,7 +28,8 @@ from agent_forge.phases.edge.onnx_titans import torch_state
 Feeds: TypeAlias = dict[str, NDArray[Any]]
 TOLERANCE = 1e-3
 TOKENS = 200
-_LONGEST = 64
+LONGEST = 64
+"""Tokens that one prompt is continued by."""
 _MOST_PROMPTS = 100
 
 
@@ -53,7 +54,7 @@ def parity(
     compared, equal, largest, own, near = 0, 0, 0.0, 0.0, list[float]()
     rounds = any(layer.activation_bits for layer in ternary_linears(model).values())
     for prompt in prompts(tokenizer):
-        said, theirs, pasts = _greedy(model, prompt, min(_LONGEST, tokens - compared), stop, session.states)
+        said, theirs, pasts = _greedy(model, prompt, min(LONGEST, tokens - compared), stop, session.states)
         ours = _read(session, prompt, said)
         equal += int((ours.argmax(-1) == theirs.argmax(-1)).sum())
         compared += len(theirs)
@@ -87,7 +88,7 @@ def _greedy(
 ) -> tuple[list[int], Tensor, list[Feeds]]:
     """Tokens that the model says, the logits [n, vocab] of each (of a stop token, too), and the past before each."""
     own: Any = getattr(model, "make_cache", None)
-    cache = DynamicCache(config=model.config) if own is None else own()
+    cache = DynamicCache() if own is None else own()  # all of the past, as the graph holds it, whatever the window
     tokens, said, logits, pasts = list(prompt), list[int](), [], list[Feeds]()
     with torch.inference_mode():
         for _ in range(count):

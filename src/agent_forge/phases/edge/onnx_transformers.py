@@ -1,7 +1,8 @@
 """The step graph of any other causal language model of `transformers`: its own forward, with its cache laid open.
 
-Only architectures whose layers all look at the whole past are taken; keys and values are the one state that
-`transformers`' standard cache has.
+Keys and values of the whole past are the one state, as in `transformers`' standard cache; a layer with a sliding window
+gets a mask that hides what it may not see. Architectures with windows are taken where `WINDOWED` says how they are told
+their masks; other kinds of layers are refused.
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ from transformers import DynamicCache, PreTrainedModel
 from agent_forge.model.ternary import TernaryLinear
 from agent_forge.phases.edge.onnx_layers import Projection, State
 
+WINDOWED = {"mistral": False, "gemma2": True, "qwen2": True}
+"""Architectures whose window the graph holds: whether their forward takes a mask for each kind of layer."""
+_FULL, _SLIDING = "full_attention", "sliding_attention"
+
 
 class TransformersStep(nn.Module):
     """As `onnx_graph.CognateStep`, for a model that is not ours.
@@ -26,18 +31,15 @@ class TransformersStep(nn.Module):
         projection: how products of ternary layers are made; that of the flavour.
 
     Raises:
-        ValueError: layers with a sliding window, or without keys and values.
+        ValueError: layers without keys and values, or with a sliding window in an architecture that is not `WINDOWED`.
     """
 
     def __init__(self, model: PreTrainedModel, projection: Projection) -> None:
         super().__init__()
         config: Any = model.config.get_text_config(decoder=True)
-        kinds = set(getattr(config, "layer_types", None) or ["full_attention"]) - {"full_attention"}
-        if kinds or getattr(config, "sliding_window", None):
-            raise ValueError(
-                f"{config.model_type} has layers ({', '.join(sorted(kinds)) or 'sliding window'}) whose cache is not "
-                "keys and values of the whole past; models whose layers all have full attention can be exported"
-            )
+        self.window = _window(config)
+        self.by_kind = self.window is not None and WINDOWED[config.model_type]
+        self.all_slide = self.window is not None and not self.by_kind
         self.model = copy.deepcopy(model)
         for path, layer in list(self.model.named_modules()):
             if isinstance(layer, TernaryLinear):
@@ -56,7 +58,7 @@ class TransformersStep(nn.Module):
 
     def sight(self) -> dict[str, int | None]:
         """How far back a token sees; None = all the way."""
-        return {"window": None, "global_every": 0}
+        return {"window": self.window if self.all_slide else None, "global_every": 0}
 
     def forward(self, input_ids: Tensor, *past: Tensor) -> tuple[Tensor, ...]:
         """One pass; as `onnx_graph.CognateStep.forward`."""
@@ -66,9 +68,13 @@ class TransformersStep(nn.Module):
         keys = torch.cat([before, positions], 1)
         cache = DynamicCache(zip(rest[::2], rest[1::2], strict=True))
         visible = (keys[:, None, :] <= positions[:, :, None])[:, None]
+        masks = {_FULL: self._mask(visible)}
+        if self.window is not None:
+            near = (positions[:, :, None] - keys[:, None, :] < self.window)[:, None]
+            masks[_SLIDING] = self._mask(visible & near)
         output = self.model(
             input_ids=input_ids,
-            attention_mask=visible,
+            attention_mask=masks if self.by_kind else masks[_SLIDING if self.all_slide else _FULL],
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,
@@ -76,3 +82,28 @@ class TransformersStep(nn.Module):
         )
         present = [tensor for layer in output.past_key_values.layers for tensor in (layer.keys, layer.values)]
         return output.logits[:, -1], keys, *present
+
+    def _mask(self, visible: Tensor) -> Tensor:
+        """Who sees whom, as the model's attention takes it: eager attention (Gemma-2's) adds it to the scores."""
+        if self.model.config._attn_implementation != "eager":
+            return visible
+        return torch.where(visible, 0.0, torch.finfo(torch.float32).min)
+
+
+def _window(config: Any) -> int | None:
+    """Tokens that layers with a sliding window see; None where no layer has one.
+
+    Raises:
+        ValueError: as `TransformersStep`.
+    """
+    name = config.model_type
+    kinds = set(getattr(config, "layer_types", None) or ())
+    window = getattr(config, "sliding_window", None)
+    if not hasattr(config, "num_attention_heads") or kinds - {_FULL, _SLIDING}:
+        told = ", ".join(sorted(kinds - {_FULL, _SLIDING})) or "no attention"
+        raise ValueError(f"{name} has layers ({told}) whose past is not keys and values; models of attention alone can")
+    if window is None or kinds == {_FULL}:
+        return None
+    if name not in WINDOWED:
+        raise ValueError(f"{name} has a sliding window, which is known of {', '.join(WINDOWED)} only")
+    return int(window)

@@ -32,6 +32,7 @@ from agent_forge.phases.edge.course import Course
 from agent_forge.phases.edge.design_course import Known, search
 from agent_forge.phases.edge.expert_course import Experts, train_experts
 from agent_forge.phases.edge.expert_lesson import ExpertSettings
+from agent_forge.phases.edge.first_look import refuse_unfit
 from agent_forge.phases.edge.judgement import Judgement, changes
 from agent_forge.phases.edge.pruning import Limits, Pruned, prune, shares
 
@@ -48,6 +49,7 @@ class Edge:
         """Gives the agent with its experts and its design, and the bundle that runs without PyTorch."""
         source = one(inputs, "model")
         model, tokenizer = context.load_model(source)
+        refuse_unfit(model, config)
         corpus = Corpus.open(context.path(one(inputs, "corpus")))
         toolbox = Toolbox.load(context.path(source))
         persona = str(source.facts.get("persona", ""))

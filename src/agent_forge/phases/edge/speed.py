@@ -20,6 +20,7 @@ from typing import Any
 
 from agent_forge.errors import PhaseFailed
 from agent_forge.evaluation.decoding_speed import Step, cached_step, decoding_speed
+from agent_forge.evaluation.processor import board, usable_cores
 from agent_forge.phases.edge.targets import Speed
 
 PROMPT_TOKENS = 128
@@ -41,7 +42,7 @@ def measure(folder: Path, runtime: str, *, threads: int = 0, new_tokens: int = 6
     Raises:
         PhaseFailed: the process ended with an error, whose last line is told.
     """
-    threads = threads or len(os.sched_getaffinity(0))
+    threads = threads or usable_cores()
     asked = {"folder": str(folder), "runtime": runtime, "threads": threads, "tokens": new_tokens, "repeats": repeats}
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TRANSFORMERS_VERBOSITY": "error"}
     done = subprocess.run(
@@ -91,6 +92,7 @@ def measure_torch(folder: Path, threads: int, tokens: int, repeats: int, *, join
     return Speed(
         JOINED if joined else TORCH, device, platform.machine(), threads, first, rate, peak, shipped_bytes(folder),
         sum(p.numel() for p in model.parameters()), prompt_operations, token_operations, flops, bandwidth, _load(),
+        board(),
     )  # fmt: skip
 
 
@@ -110,7 +112,7 @@ def measure_onnx(folder: Path, threads: int, tokens: int, repeats: int) -> Speed
     flops, bandwidth = machine_rates()
     return Speed(
         ONNX, "cpu", platform.machine(), threads, first, rate, peak, shipped_bytes(folder),
-        flops=flops, bytes_per_second=bandwidth, load=_load(),
+        flops=flops, bytes_per_second=bandwidth, load=_load(), board=board(),
     )  # fmt: skip
 
 

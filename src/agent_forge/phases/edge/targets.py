@@ -20,6 +20,8 @@ LAUNCH_SECONDS = 10e-6
 """One operation of eager torch on a card; 5 to 10 µs are usual."""
 CONTEXT_BYTES = 500 * MB
 """What a process takes on a card before it holds anything."""
+PAGE_BYTES = 4_100_000
+"""The page and its runtime, gzipped, as `agent-forge export --to web` writes them beside the agent."""
 Basis: TypeAlias = Literal["measured", "estimated"]
 
 
@@ -39,6 +41,7 @@ class Target:
         size_bytes: of the files that are shipped, at most.
         flops: fp32 matrix products a second, for estimates.
         bytes_per_second: from memory, for estimates.
+        boards: beginnings of what a device tree calls such machines; () = any board is one.
     """
 
     name: str
@@ -52,6 +55,7 @@ class Target:
     size_bytes: int
     flops: float
     bytes_per_second: float
+    boards: tuple[str, ...] = ()
 
 
 TARGETS: dict[str, Target] = {
@@ -62,7 +66,7 @@ TARGETS: dict[str, Target] = {
         # Raspberry Pi 4: 4 × 1.5 GHz × 8 = 48 GFLOP/s at most, of which matrix products reach about half; 5.5 GB/s in
         # the STREAM benchmark.
         Target("cpu-arm64", "Raspberry Pi 4 class, 4 cores", "cpu", "aarch64", 4, 1 * GB, 0.5, 20, 100 * MB,
-               24e9, 5.5e9),
+               24e9, 5.5e9, ("Raspberry Pi 4", "Raspberry Pi Compute Module 4")),
         # GeForce GTX 1660: 5.0 TFLOP/s, 192 GB/s, 6 GB.
         Target("gpu-6gb", "card with 6 GB, GTX 1660 class", "cuda", "", 1, 6 * GB, 0.05, 100, 100 * MB, 5.0e12, 192e9),
         # One thread of WebAssembly with 128-bit vectors and no fused multiply-add.
@@ -80,7 +84,7 @@ class Speed:
         runtime: "torch", "torch joined" (projections joined), "onnxruntime" or "onnxruntime-web".
         kind: of machine, as in `Target`.
         architecture: of the processor.
-        cores: threads that were used.
+        cores: threads that were used, of which a target may have fewer.
         first_token_seconds: median.
         tokens_per_second: median.
         memory_bytes: peak of the process.
@@ -91,6 +95,7 @@ class Speed:
         flops: fp32 matrix products a second of this machine, with these threads; 0 = not measured.
         bytes_per_second: copied in its memory.
         load: programs that wanted a core, for each core, when it was measured: over 1 the times say too much.
+        board: what the device tree calls the machine; "" = it has none.
     """
 
     runtime: str
@@ -107,6 +112,7 @@ class Speed:
     flops: float = 0.0
     bytes_per_second: float = 0.0
     load: float = 0.0
+    board: str = ""
 
 
 @dataclass(frozen=True)
@@ -169,19 +175,23 @@ def fit(target: Target, speeds: Sequence[Speed]) -> Fit:
 
 
 def is_such(target: Target, speed: Speed) -> bool:
-    """Whether ``speed`` was measured on a machine of the target's kind."""
+    """Whether ``speed`` was measured on such a machine: its architecture and board, with no more cores than it has."""
     if speed.kind != target.kind:
         return False
-    return target.kind != "cpu" or speed.architecture == target.architecture
+    if target.kind != "cpu":
+        return True
+    known = not target.boards or speed.board.startswith(target.boards)
+    return known and speed.architecture == target.architecture and speed.cores <= target.cores
 
 
 def _fit(target: Target, speed: Speed) -> Fit:
     first, rate, memory = speed.first_token_seconds, speed.tokens_per_second, speed.memory_bytes
     basis: Basis = "measured"
-    how = f"with {speed.cores} thread{'s' if speed.cores != 1 else ''}"
+    how = f"with {_threads(speed)}"
     if speed.cores < target.cores:
         how += f" of the {target.cores} that the target has"
     how_memory = "peak of the process"
+    size: tuple[float, Basis, str] = speed.size_bytes, "measured", "bytes of the files"
     if not is_such(target, speed):
         basis = "estimated"
         if target.kind == "cuda":
@@ -190,13 +200,20 @@ def _fit(target: Target, speed: Speed) -> Fit:
             ratio, how = _ratio(target, speed)
             first, rate = first * ratio, rate / ratio
             how_memory = f"peak of the process on {speed.architecture}"
+        if target.kind == "browser":
+            told = f"the files of {speed.runtime}, and {PAGE_BYTES / MB:.1f} MB of page and runtime"
+            size = speed.size_bytes + PAGE_BYTES, "estimated", told
     rows = (
         _verdict("first_token_seconds", first, target.first_token_seconds, basis, how),
         _verdict("tokens_per_second", rate, target.tokens_per_second, basis, how),
         _verdict("memory_bytes", memory, target.memory_bytes, basis, how_memory),
-        _verdict("size_bytes", speed.size_bytes, target.size_bytes, "measured", "sum of the files"),
+        _verdict("size_bytes", size[0], target.size_bytes, *size[1:]),
     )
     return Fit(target.name, speed.runtime, all(row.met for row in rows), basis == "measured", rows)
+
+
+def _threads(speed: Speed) -> str:
+    return f"{speed.cores} thread{'s' if speed.cores != 1 else ''}"
 
 
 def _verdict(metric: str, value: float, bound: float, basis: Basis, how: str) -> Verdict:
@@ -212,8 +229,8 @@ def _ratio(target: Target, speed: Speed) -> tuple[float, str]:
         )
     compute, memory = speed.flops / target.flops, speed.bytes_per_second / target.bytes_per_second
     how = (
-        f"measured here on {speed.architecture}, times {max(compute, memory):.1f}: matrix products "
-        f"{speed.flops / 1e9:.0f} to {target.flops / 1e9:.0f} GFLOP/s, memory "
+        f"measured here on {speed.architecture} with {_threads(speed)}, times {max(compute, memory):.1f}: matrix "
+        f"products {speed.flops / 1e9:.0f} to {target.flops / 1e9:.0f} GFLOP/s, memory "
         f"{speed.bytes_per_second / 1e9:.1f} to {target.bytes_per_second / 1e9:.1f} GB/s, the worse counts"
     )
     return max(compute, memory), how
