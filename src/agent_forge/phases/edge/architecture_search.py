@@ -98,8 +98,7 @@ def search_design(
     search = _Search(ledger, evaluations, finalists, max_mean_tokens, refused, seed)
     if evaluations < (least := len(ledger.by_hand) + (2 if space.kinds else 0)):
         raise ValueError(f"{evaluations} evaluations are fewer than the {least} of designs by hand and the choice")
-    best = ledger.begin()
-    share = ledger.known(best).accuracy
+    share = ledger.known(best := ledger.begin()).accuracy
     if not HEAD_ROOM[0] <= share <= HEAD_ROOM[1]:
         reason = f"the best design by hand ({ledger.name(best)}) is right in {share:.0%} of the cases: no head-room"
         return skipped(ledger, share, reason)
