@@ -117,6 +117,9 @@ class Mute(torch.nn.Module):
         super().__init__()
         self.inner, self.config, self.end = inner, inner.config, end
 
+    def get_input_embeddings(self):
+        return self.inner.get_input_embeddings()
+
     def forward(self, input_ids=None, position_ids=None, **options):
         found = self.inner(input_ids=input_ids, position_ids=position_ids, **options)
         found.logits[..., self.end] = 1e4

@@ -23,10 +23,12 @@ def known_positions(model: nn.Module) -> int | None:
     config: Any = model.config
     config = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
     bound = getattr(config, "n_positions", None) or getattr(config, "max_position_embeddings", None)
+    tables = [each for each in model.modules() if isinstance(each, nn.Embedding)]
+    if not (bound and tables):
+        return None
     words: Any = model.get_input_embeddings()  # type: ignore[operator]
-    tables = [each for each in model.modules() if isinstance(each, nn.Embedding) and each is not words]
     # OPT's table has two rows more than positions
-    return bound if bound and any(0 <= table.num_embeddings - bound <= 2 for table in tables) else None
+    return bound if any(0 <= each.num_embeddings - bound <= 2 for each in tables if each is not words) else None
 
 
 def accepted(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Any]:

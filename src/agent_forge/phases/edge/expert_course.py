@@ -110,9 +110,8 @@ def train_experts(
         ValueError: an unknown skill, or a skill without examples.
     """
     model.requires_grad_(False)
-    refused = (
-        {} if any(quantizable_linears(model)) else dict.fromkeys(skills, _UNADAPTABLE.format(type(model).__name__))
-    )
+    why = "" if any(quantizable_linears(model)) else _UNADAPTABLE.format(type(model).__name__)
+    refused = dict.fromkeys(skills if why else (), why)
     skills = [name for name in skills if name not in refused]
     basis = basis_of(model, settings.rank) if skills else Basis({}, digest_of_matrices({}))
     teacher = Teacher(model, tokenizer, basis, settings, seed=seed, observe=observe)
