@@ -67,8 +67,7 @@ def search_design(
         bench: the agent.
         questions: what it is asked.
         space: of the designs.
-        evaluations: different designs that are measured, those by hand and the finalists included; a control tries as
-            many.
+        evaluations: different designs that are measured, those by hand and the finalists included, on every side.
         population: of NSGA-II.
         finalists: best designs by accuracy that are compared on further questions.
         screen: questions after which a design that is far behind is given up.
