@@ -139,10 +139,12 @@ def _exported(folder: Path, out: Path, to: str, reference: str) -> dict[str, Any
 
         return export_web(folder, out, name=Path(reference).stem)
     if to in ("onnx-cpu", "onnx-web"):
-        from agent_forge.phases.edge.export_onnx import Flavour, export_onnx, unrounded_parity
+        from agent_forge.model.checkpoint import load_model
+        from agent_forge.phases.edge.export_onnx import export_onnx
+        from agent_forge.phases.edge.onnx_parity import double_parity
 
-        flavour: Flavour = "cpu" if to == "onnx-cpu" else "web"
-        return {**export_onnx(folder, out, flavour), **unrounded_parity(folder, flavour)}
+        facts = export_onnx(folder, out, "cpu" if to == "onnx-cpu" else "web")
+        return {**facts, **double_parity(*load_model(folder), out)}
     from agent_forge.phases.bitnet.export import TARGETS, export_folder
 
     if to not in TARGETS:

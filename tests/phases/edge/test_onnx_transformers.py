@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from tests.phases.edge.onnx_models import largest_difference, plain_folder
+from tests.phases.edge.onnx_models import largest_difference, ternary_folder
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
@@ -87,11 +87,11 @@ def test_what_has_no_form_is_refused_with_a_sentence(config, said):
 
 
 def test_the_command_prints_the_parity(tmp_path, forge):
-    folder = plain_folder(tmp_path / "model", short_convolution=0)
+    folder = ternary_folder(tmp_path / "model", short_convolution=0)
     answer = forge("export", folder, "--to", "onnx-web", "--out", tmp_path / "out", "--json")
     facts = answer.json()
-    assert facts["equal_tokens"] == facts["compared_tokens"] == 200
-    assert facts["max_logit_difference"] < 1e-3
+    assert facts["double_equal_tokens"] == facts["compared_tokens"] == 200
+    assert facts["double_max_logit_difference"] < 1e-11
     assert (tmp_path / "out" / "onnx.json").is_file()
     refused = forge("export", folder, "--to", "tflite", "--out", tmp_path / "other")
     assert refused.code == 2

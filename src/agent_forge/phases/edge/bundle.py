@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agent_forge.evaluation.processor import usable_cores
+from agent_forge.model.checkpoint import load_model
 from agent_forge.phases.edge.config import EdgeConfig
 from agent_forge.phases.edge.export_onnx import export_onnx
+from agent_forge.phases.edge.onnx_parity import double_parity
 from agent_forge.phases.edge.speed import ONNX, TORCH, measure
 from agent_forge.phases.edge.targets import TARGETS, fit
 
@@ -18,16 +20,21 @@ def bundle(folder: Path, out: Path, flavour: Literal["cpu", "web"]) -> tuple[Pat
 
     Returns:
         The folder, and how equal the graph is: ``edge/onnx_equal_fraction`` (greedy tokens),
-        ``edge/onnx_max_logit_difference`` and ``edge/onnx_bytes``.
+        ``edge/onnx_max_logit_difference``, ``edge/onnx_exact_max_logit_difference`` (the same, and where inputs are
+        rounded that of both in double) and ``edge/onnx_bytes``.
 
     Raises:
         ConfigError, HandoffError: as `export_onnx`.
     """
     shutil.rmtree(out, ignore_errors=True)
     facts = export_onnx(folder, out, flavour)
+    exact = double_parity(*load_model(folder), out)
     return out, {
         "edge/onnx_equal_fraction": facts["equal_tokens"] / facts["compared_tokens"],
         "edge/onnx_max_logit_difference": float(facts["max_logit_difference"]),
+        "edge/onnx_exact_max_logit_difference": float(
+            exact.get("double_max_logit_difference", facts["max_logit_difference"])
+        ),
         "edge/onnx_bytes": float(facts["bytes"]),
     }
 

@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
@@ -22,7 +21,7 @@ from agent_forge.contract import END_THINK, THINK
 from agent_forge.errors import ConfigError, HandoffError
 from agent_forge.model.checkpoint import load_model
 from agent_forge.model.modeling import CognateForCausalLM
-from agent_forge.model.ternary import PER_ROW, PER_TENSOR, TernaryLinear, ternary_linears
+from agent_forge.model.ternary import PER_ROW, PER_TENSOR, TernaryLinear
 from agent_forge.phases.edge.onnx_parity import TOKENS, parity
 from agent_forge.phases.edge.onnx_session import FORMAT, MANIFEST
 from agent_forge.phases.edge.onnx_weights import Table, float_logits
@@ -77,38 +76,6 @@ def export_onnx(
             shutil.copyfile(folder / name, out / name)
     sizes = {"bytes": (out / GRAPH).stat().st_size, "folder_bytes": sum(path.stat().st_size for path in out.iterdir())}
     return {"flavour": flavour, "file": GRAPH, **sizes, **parity(model, tokenizer, out, tokens)}
-
-
-def unrounded_parity(folder: Path | str, flavour: Flavour = "cpu", *, tokens: int = TOKENS) -> dict[str, Any]:
-    """Parity of the graph of a model that rounds its inputs to int8, neither side rounding them.
-
-    With the rounding, differences in the seventh digit become whole steps (`onnx_parity`), in torch against torch as
-    well; without it, what is left is the graph: weights, scales, layers and states.
-
-    Args:
-        folder: a checkpoint folder.
-        flavour: as for `export_onnx`; its products of integers need whole inputs, so that it takes those of "web".
-        tokens: over which graph and model are compared.
-
-    Returns:
-        ``unrounded_max_logit_difference`` and ``unrounded_equal_tokens``; nothing if the model rounds no inputs.
-
-    Raises:
-        ConfigError, HandoffError: as `export_onnx`.
-    """
-    need_extra()
-    model, tokenizer = load_model(Path(folder))
-    layers = [layer for layer in ternary_linears(model).values() if layer.activation_bits]
-    if not layers:
-        return {}
-    for layer in layers:
-        layer.activation_bits = 0
-    with TemporaryDirectory() as scratch:
-        manifest = write_graph(model, Path(scratch) / GRAPH, flavour)
-        manifest["tokens"] = _special_tokens(model, tokenizer)
-        (Path(scratch) / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
-        found = parity(model, tokenizer, Path(scratch), tokens)
-    return {f"unrounded_{name}": found[name] for name in ("max_logit_difference", "equal_tokens")}
 
 
 def write_graph(model: PreTrainedModel, path: Path, flavour: Flavour) -> dict[str, Any]:

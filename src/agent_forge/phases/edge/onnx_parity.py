@@ -2,9 +2,10 @@
 
 The model continues prompts greedily, token by token with its cache; the graph reads the same tokens and says what it
 would have said. A model that rounds its inputs to int8 turns a difference in the seventh digit into one of a whole
-step wherever a number stands at the middle between two steps, and passes that on. So the figure stands beside two
-others: the same difference between two ways of running the model in torch (token by token, and at once), and how
-many tokens are within `TOLERANCE` when graph and model are given the same past.
+step wherever a number stands at the middle between two steps, and passes that on. So the figure stands beside
+others: the same difference between two ways of running the model in torch (token by token, and at once), how many
+tokens are within `TOLERANCE` when graph and model are given the same past, and the difference of both in double,
+where nothing tips over (`double_parity`).
 """
 
 from __future__ import annotations
@@ -50,11 +51,9 @@ def parity(
         the same past ``same_past_within`` (share within `TOLERANCE`) and ``same_past_median`` (of the differences).
     """
     session = OnnxSession(folder, threads=1)
-    stop = set(session.manifest["tokens"]["eos"])
     compared, equal, largest, own, near = 0, 0, 0.0, 0.0, list[float]()
-    rounds = any(layer.activation_bits for layer in ternary_linears(model).values())
-    for prompt in prompts(tokenizer):
-        said, theirs, pasts = _greedy(model, prompt, min(LONGEST, tokens - compared), stop, session.states)
+    rounds = _rounds_inputs(model)
+    for prompt, said, theirs, pasts in _continued(model, tokenizer, session, tokens):
         ours = _read(session, prompt, said)
         equal += int((ours.argmax(-1) == theirs.argmax(-1)).sum())
         compared += len(theirs)
@@ -62,14 +61,40 @@ def parity(
         if rounds:
             own = max(own, _at_once(model, prompt, said, theirs))
             near += _from_same_past(session, said, theirs, pasts)
-        if compared >= tokens:
-            break
     found = {"compared_tokens": compared, "equal_tokens": equal, "max_logit_difference": largest}
     if rounds and near:
         found["torch_max_logit_difference"] = own
         found["same_past_within"] = sum(difference <= TOLERANCE for difference in near) / len(near)
         found["same_past_median"] = statistics.median(near)
     return found
+
+
+def double_parity(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, tokens: int = TOKENS
+) -> dict[str, Any]:
+    """Parity of a model that rounds its inputs to int8 with its graph, both computed in double.
+
+    The rounding is part of it: neither a wrong weight, scale or state nor inputs rounded otherwise can hide behind it.
+
+    Args:
+        model, tokenizer, folder, tokens: as for `parity`.
+
+    Returns:
+        ``double_equal_tokens`` and ``double_max_logit_difference``; nothing if the model rounds no inputs, as
+        `parity` says it all then.
+    """
+    from agent_forge.phases.edge.onnx_double import DoubleSession, in_double
+
+    if not _rounds_inputs(model):
+        return {}
+    session = DoubleSession(folder)
+    equal, largest = 0, 0.0
+    with in_double(model) as wide:
+        for prompt, said, theirs, _ in _continued(wide, tokenizer, session, tokens):
+            ours = _read(session, prompt, said)
+            equal += int((ours.argmax(-1) == theirs.argmax(-1)).sum())
+            largest = max(largest, float((ours - theirs).abs().max()))
+    return {"double_equal_tokens": equal, "double_max_logit_difference": largest}
 
 
 def prompts(tokenizer: PreTrainedTokenizerBase) -> Iterator[list[int]]:
@@ -81,6 +106,23 @@ def prompts(tokenizer: PreTrainedTokenizerBase) -> Iterator[list[int]]:
         else:
             start = [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
             yield start + list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _rounds_inputs(model: PreTrainedModel) -> bool:
+    return any(layer.activation_bits for layer in ternary_linears(model).values())
+
+
+def _continued(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, session: OnnxSession, tokens: int
+) -> Iterator[tuple[list[int], list[int], Tensor, list[Feeds]]]:
+    """Prompts, and what `_greedy` makes of them, until ``tokens`` are said."""
+    stop = set(session.manifest["tokens"]["eos"])
+    for prompt in prompts(tokenizer):
+        said, logits, pasts = _greedy(model, prompt, min(LONGEST, tokens), stop, session.states)
+        yield prompt, said, logits, pasts
+        tokens -= len(said)
+        if tokens <= 0:
+            return
 
 
 def _greedy(
