@@ -17,6 +17,7 @@ from agent_forge.data.corpora import Corpus
 from agent_forge.data.documents import Split
 from agent_forge.data.practice_dialogues import Exchange, Persona, exchanges
 from agent_forge.evaluation.statistics import most_lost
+from agent_forge.model.decoder import Decoder
 
 TOOLS, NO_CALL, PERSONA = "tools", "no_call", "persona"
 Answers: TypeAlias = Sequence[bool]
@@ -64,7 +65,7 @@ class Abilities:
             questions: about tools, a quarter of them at least needing none.
             persona_questions: choices between two answers.
         """
-        return self._tools(model, split, questions) | self._persona(model, split, persona_questions)
+        return self.about_tools(model, split, questions) | self._persona(model, split, persona_questions)
 
     def exam(self, split: Split, count: int) -> list[tuple[Toolbox, list[Exchange]]]:
         """About ``count`` questions for tools, with the tools of each world; none without tools."""
@@ -73,7 +74,8 @@ class Abilities:
         worlds = worlds_of(self.levels, self.corpus, self.seed, self.tools)
         return questions_about(worlds, self.levels, self.tools, split, count)
 
-    def _tools(self, model: PreTrainedModel, split: Split, count: int) -> dict[str, Answers]:
+    def about_tools(self, model: Decoder, split: Split, count: int) -> dict[str, Answers]:
+        """``tools`` and ``no_call`` of `answers`, of a model or its graph."""
         asked = self.exam(split, count)
         if not asked:
             return {}

@@ -28,16 +28,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from agent_forge.agent.belongings import ROUTES
 from agent_forge.errors import HandoffError
 from agent_forge.evaluation.tasks import prompt_ids
+from agent_forge.model.decoder import Decoder
 from agent_forge.model.expert_vectors import EXPERTS, Expert, applied, load_experts
-from agent_forge.model.forward import logits_and_hidden
+from agent_forge.model.forward import mean_hidden
 
 BASE = "base"
 _ROOM = "dispatch/"
 
 
-@torch.inference_mode()
 def question_features(
-    model: PreTrainedModel,
+    model: Decoder,
     tokenizer: PreTrainedTokenizerBase,
     questions: Sequence[str],
     *,
@@ -54,21 +54,7 @@ def question_features(
         batch_tokens: tokens in a batch at most.
     """
     rows = [ids[-max_tokens:] for ids in prompt_ids(tokenizer, questions)]
-    order = sorted(range(len(rows)), key=lambda n: (-len(rows[n]), n))
-    device = next(model.parameters()).device
-    found: list[Tensor] = [torch.empty(0)] * len(rows)
-    at = 0
-    while at < len(order):
-        longest = len(rows[order[at]])
-        chosen = order[at : at + max(1, batch_tokens // longest)]
-        at += len(chosen)
-        ids = torch.zeros(len(chosen), longest, dtype=torch.long)
-        for place, n in enumerate(chosen):
-            ids[place, : len(rows[n])] = torch.tensor(rows[n])
-        _, hidden = logits_and_hidden(model, {"input_ids": ids.to(device)})
-        for place, n in enumerate(chosen):
-            found[n] = hidden[place, : len(rows[n])].double().mean(0).cpu()
-    return torch.stack(found)
+    return mean_hidden(model, rows, batch_tokens=batch_tokens)
 
 
 @dataclass(frozen=True)
@@ -128,11 +114,20 @@ class Dispatcher:
                 classes = bytes(opened.get_tensor(f"{_ROOM}classes").tolist()).decode().split("\n")
         except (SafetensorError, OSError, TypeError, ValueError) as error:
             raise HandoffError(f"{path} has no readable classifier of questions: {error}") from error
-        if BASE not in classes or weight.shape[:-1] != bias.shape or bias.shape != (len(set(classes)),):
-            raise HandoffError(f"{path}: classes {classes} do not fit weights of shape {list(weight.shape)}")
-        if not bool(weight.isfinite().all() and bias.isfinite().all()):
-            raise HandoffError(f"{path}: the classifier of questions holds values that are not finite")
-        return cls(tuple(classes), weight, bias)
+        return cls(tuple(classes), weight, bias).checked(str(path))
+
+    def checked(self, where: str) -> Dispatcher:
+        """Itself.
+
+        Raises:
+            HandoffError: its parts do not fit each other, or are not finite; ``where`` is named.
+        """
+        shape, bias = list(self.weight.shape), self.bias
+        if BASE not in self.classes or shape[:-1] != list(bias.shape) or bias.shape != (len(set(self.classes)),):
+            raise HandoffError(f"{where}: classes {list(self.classes)} do not fit weights of shape {shape}")
+        if not bool(self.weight.isfinite().all() and bias.isfinite().all()):
+            raise HandoffError(f"{where}: the classifier of questions holds values that are not finite")
+        return self
 
 
 def fit_dispatcher(features: Mapping[str, Tensor], *, ridge: float = 1.0) -> Dispatcher:

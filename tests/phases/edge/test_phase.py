@@ -18,6 +18,7 @@ from agent_forge.pipeline.memory_context import MemoryContext
 GATES = {
     "edge/base_unchanged", "edge/exactly_ternary", "edge/quality_change", "edge/points_lost",
     "edge/onnx_equal_fraction", "edge/onnx_exact_max_logit_difference", "edge/expert_identity_exact", "edge/experts",
+    "edge/bundle/sure_points_lost",
     "edge/target_met",
 }  # fmt: skip
 TIMED = ("edge/first_token_seconds", "edge/tokens_per_second", "edge/speedup_over_torch", "edge/memory_bytes",
@@ -58,6 +59,7 @@ def test_the_bundle_runs_without_torch_and_says_the_same(at_the_edge):
     assert int(torch.from_numpy(session.step(ids)).argmax()) == int(wanted.argmax())
     assert context.measured["edge/onnx_equal_fraction"] == 1.0
     assert context.measured["edge/onnx_exact_max_logit_difference"] < 1e-5
+    assert context.measured["edge/bundle_right_answer"] == context.measured["edge/model_right_answer"]
 
 
 def test_the_handoff_wants_graph_tokenizer_and_tools(at_the_edge, tmp_path):

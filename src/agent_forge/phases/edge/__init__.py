@@ -4,7 +4,7 @@ from agent_forge.contract import Declaration
 
 DECLARATION = Declaration(
     name="edge",
-    version=4,  # a cut stays only where it is shown to be harmless
+    version=4,  # cuts and designs stay only where they are shown to be harmless; the bundle sits the exam
     consumes={"model": "checkpoint", "corpus": "corpus"},
     produces={"model": "checkpoint", "bundle": "bundle"},
 )

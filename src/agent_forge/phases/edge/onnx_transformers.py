@@ -8,6 +8,7 @@ their masks; other kinds of layers are refused.
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
+from agent_forge.model.forward import head_inputs
 from agent_forge.model.ternary import TernaryLinear
 from agent_forge.phases.edge.onnx_layers import Projection, State
 
@@ -29,20 +31,31 @@ class TransformersStep(nn.Module):
     Args:
         model: in evaluation mode, ternary layers frozen.
         projection: how products of ternary layers are made; that of the flavour.
+        features: whether what the head reads for the last token comes out, too.
+        adapted: other layers whose products are made like that.
 
     Raises:
         ValueError: layers without keys and values, or with a sliding window in an architecture that is not `WINDOWED`.
     """
 
-    def __init__(self, model: PreTrainedModel, projection: Projection) -> None:
+    one_by_one = True
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        projection: Projection,
+        *,
+        features: bool = False,
+        adapted: Collection[nn.Module] = (),
+    ) -> None:
         super().__init__()
         config: Any = model.config.get_text_config(decoder=True)
         self.window = _window(config)
         self.by_kind = self.window is not None and WINDOWED[config.model_type]
         self.all_slide = self.window is not None and not self.by_kind
-        self.model = copy.deepcopy(model)
-        for path, layer in list(self.model.named_modules()):
-            if isinstance(layer, TernaryLinear):
+        self.model, self.features = copy.deepcopy(model), features
+        for path, layer in model.named_modules():
+            if isinstance(layer, TernaryLinear) or (isinstance(layer, nn.Linear) and layer in adapted):
                 self.model.set_submodule(path, projection([layer]))
         heads = int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
         size = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
@@ -72,16 +85,18 @@ class TransformersStep(nn.Module):
         if self.window is not None:
             near = (positions[:, :, None] - keys[:, None, :] < self.window)[:, None]
             masks[_SLIDING] = self._mask(visible & near)
-        output = self.model(
-            input_ids=input_ids,
-            attention_mask=masks if self.by_kind else masks[_SLIDING if self.all_slide else _FULL],
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        with head_inputs(self.model) as read:
+            output = self.model(
+                input_ids=input_ids,
+                attention_mask=masks if self.by_kind else masks[_SLIDING if self.all_slide else _FULL],
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        features = [read[0][:, -1]] if self.features else []
         present = [tensor for layer in output.past_key_values.layers for tensor in (layer.keys, layer.values)]
-        return output.logits[:, -1], keys, *present
+        return output.logits[:, -1], *features, keys, *present
 
     def _mask(self, visible: Tensor) -> Tensor:
         """Who sees whom, as the model's attention takes it: eager attention (Gemma-2's) adds it to the scores."""
