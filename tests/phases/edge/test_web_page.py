@@ -17,7 +17,7 @@ from tests.phases.edge.web_agents import MUSING, QUESTIONS, agent_folder, by_tor
 
 from agent_forge.agent.dialogue import Dialogue
 from agent_forge.errors import ConfigError, HandoffError
-from agent_forge.phases.edge.web_export import MODULES, OPTIONS, export_web
+from agent_forge.phases.edge.web_export import MAX_TOKENS, MODULES, export_web
 from agent_forge.phases.edge.web_parity import compared_answers, page_answers
 from agent_forge.phases.edge.web_runtime import BINARY, MODULE, runtime_archive
 
@@ -52,7 +52,7 @@ def test_every_token_of_the_page_is_that_of_pytorch(exported):
 @pytest.fixture(scope="module")
 def answers(exported):
     """What the page says to the questions, in Node."""
-    return page_answers(exported[1], QUESTIONS, OPTIONS)
+    return page_answers(exported[1], QUESTIONS, MAX_TOKENS)
 
 
 def test_thoughts_calls_and_chains_are_those_of_pytorch(exported, answers):
@@ -79,7 +79,7 @@ def test_the_folder_holds_what_it_needs_and_nothing_else(exported):
 
 def test_a_long_text_is_read_in_bounded_memory_and_a_conversation_as_python_writes_it(exported):
     folder, page, _ = exported
-    model, tokenizer, _ = loaded(folder)
+    model, tokenizer = loaded(folder).model, loaded(folder).tokenizer
     ids = tokenizer("Ada Vane is a baker. Bo Lock is a miller, and lives in Belmere. " * 12)["input_ids"][:200]
     messages = [
         {"role": "user", "content": "My name is <|user|> Ünal."}, {"role": "assistant", "content": " Good day."},
@@ -96,11 +96,11 @@ def test_a_long_text_is_read_in_bounded_memory_and_a_conversation_as_python_writ
 
 
 def test_a_page_of_another_model_is_noticed(exported, answers):
-    model, tokenizer, toolbox = loaded(exported[0])
-    other = copy.deepcopy(model)
+    asked = loaded(exported[0])
+    other = copy.deepcopy(asked.model)
     with torch.no_grad():
         other.model.layers[0].attention.v_proj.weight.neg_()
-    figures = compared_answers(other, tokenizer, toolbox, QUESTIONS[:3], answers[:3], OPTIONS)
+    figures = compared_answers(dataclasses.replace(asked, model=other), QUESTIONS[:3], answers[:3])
     assert figures["equal_tokens"] < figures["compared_tokens"]
     assert figures["equal_answers"] < 3
 
@@ -108,7 +108,7 @@ def test_a_page_of_another_model_is_noticed(exported, answers):
 def test_a_page_that_reads_other_tokens_is_refused(exported, answers):
     wrong = dataclasses.replace(answers[0], prompt=[*answers[0].prompt[:-1], 5])
     with pytest.raises(HandoffError, match="reads other tokens than the model's: 'What is 17"):
-        compared_answers(*loaded(exported[0]), QUESTIONS[:1], [wrong], OPTIONS)
+        compared_answers(loaded(exported[0]), QUESTIONS[:1], [wrong])
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -191,9 +191,9 @@ def test_in_chromium_every_token_is_that_of_pytorch(exported, chat):
     compared = 0
     for question in [*QUESTIONS, *(f"What is {17 + 13 * n} plus {5 + 7 * n}?" for n in range(10))]:
         place, wanted = chat.ask(question), by_torch(folder, question)
-        assert [int(token) for token in place.get_attribute("data-tokens").split()] == wanted.tokens
+        assert [int(token) for token in place.get_attribute("data-tokens").split()] == sum(wanted.attempts, [])
         assert place.find_element("css selector", ".answer").text == " ".join(wanted.turns[-1][1].split())
-        compared += len(wanted.tokens)
+        compared += len(sum(wanted.attempts, []))
     assert compared >= 200
     assert not chat.one("#error").is_displayed()
     assert [entry for entry in chat.driver.get_log("browser") if entry["level"] == "SEVERE"] == []

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from tests.agent.dialogues import CHAIN, DIALOGUES, RECORDS, documents, taught
 
+from agent_forge.agent.design import AgentDesign
 from agent_forge.agent.kinds import world_toolbox
 from agent_forge.agent.knowledge import Knowledge
 from agent_forge.agent.toolbox import Toolbox
@@ -18,8 +19,7 @@ from agent_forge.model.checkpoint import load_model
 from agent_forge.model.ternary import Layout, TernaryLinear
 from agent_forge.model.ternary_checkpoint import finish_student, save_ternary
 from agent_forge.model.ternary_selection import select
-from agent_forge.phases.edge.web_export import OPTIONS
-from agent_forge.phases.edge.web_parity import Answer, model_answer
+from agent_forge.phases.edge.web_parity import Answer, Asked, model_answer
 
 MUSING = ("Count to three.", "one two", "one two three: ½ é 你 🙂")
 QUESTIONS = [*DIALOGUES, CHAIN[0], MUSING[0], "Greet me.", "Say something else, please.", "naïve 🙂 <|end|> <think> ٣"]
@@ -45,11 +45,12 @@ def agent_folder(folder: Path) -> Path:
 
 
 @cache
-def loaded(folder: Path):
-    """Model, tokenizer and toolbox."""
-    return *load_model(folder), Toolbox.load(folder)
+def loaded(folder: Path) -> Asked:
+    """The agent of a folder, with its design."""
+    model, tokenizer = load_model(folder)
+    return Asked(model, tokenizer, Toolbox.load(folder), AgentDesign.load(folder) or AgentDesign())
 
 
 def by_torch(folder: Path, question: str) -> Answer:
     """What the agent does with a question."""
-    return model_answer(*loaded(folder), question, OPTIONS)
+    return model_answer(loaded(folder), question)
