@@ -144,7 +144,7 @@ function ended({ stopped, number, attempts, tokens, seconds }) {
   if (element("remember").checked)
     memory.push({ role: "user", content: turn.asked }, { role: "assistant", content: answer });
   const which = attempts > 1 ? `Attempt ${number} of ${attempts} was chosen.` : "";
-  const speed = `${tokens.length} tokens in ${seconds.toFixed(2)} s`;
+  const speed = `${tokens.length} tokens in ${seconds.toFixed(2)}\u00a0s`;
   finish([ENDS[stopped], which, speed].filter(Boolean).join(" "));
 }
 
