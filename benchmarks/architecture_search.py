@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from agent_forge.agent.equipment import with_experts
 from agent_forge.agent.toolbox import Toolbox
 from agent_forge.data.corpora import Corpus
 from agent_forge.evaluation.statistics import paired_bootstrap
@@ -40,7 +41,7 @@ from agent_forge.phases.edge.design_course import kinds_of
 from agent_forge.phases.edge.design_ledger import Questions
 from agent_forge.phases.edge.design_questions import mixed, sources, with_head_room
 from agent_forge.phases.edge.design_space import DesignSpace
-from agent_forge.phases.edge.design_trial import Bench, with_experts
+from agent_forge.phases.edge.design_trial import Bench
 from agent_forge.phases.edge.design_verdict import Control, Searched
 
 CONTROLS: tuple[Control, ...] = ("random", "recombined", "composed")

@@ -29,6 +29,9 @@ Kind: TypeAlias = Literal["corpus", "checkpoint", "checkpoints", "bundle", "agen
 In ``Phase.consumes`` a trailing ``?`` marks an optional input.
 """
 
+ONNX_MANIFEST = "onnx.json"
+"""The file beside an exported graph that says what it is; a folder with it and without weights is an export."""
+
 THINK, END_THINK = "<think>", "</think>"
 """The tokens around a thought: phase 3 teaches them, every later phase, the agent and the evaluation know them."""
 

@@ -75,6 +75,8 @@ def test_as_json(forge, folder):
     row = forge("generate", folder, "--prompt", SUM, "--json").json()
     assert row["text"] == "It is 42."
     assert [turn["text"] for turn in row["turns"]] == ["calculator(17 + 25)", "42", "It is 42."]
+    shown = forge("generate", folder, "--prompt", SUM)
+    assert shown.out.splitlines() == ["→ calculator(17 + 25)", "← 42", "It is 42."]
     bare = forge("generate", folder, "--prompt", "Say", "--max-tokens", "3", "--json").json()
     assert set(bare) == {"prompt", "text", "seed", "stopped", "turns"}
 

@@ -35,8 +35,9 @@ from agent_forge.data.documents import Document
 from agent_forge.errors import HandoffError
 from agent_forge.evaluation.answer_nats import answer_nats
 from agent_forge.evaluation.tasks import prompt_ids
+from agent_forge.model.decoder import Decoder
 from agent_forge.model.expert_vectors import EXPERTS, Expert, applied, basis_of, load_experts, mixed
-from agent_forge.model.forward import logits_and_hidden
+from agent_forge.model.forward import mean_hidden
 
 BASE = "base"
 _ROOM = "dispatch/"
@@ -44,9 +45,8 @@ _ROOM = "dispatch/"
 _CLEARLY = 1.0
 
 
-@torch.inference_mode()
 def question_features(
-    model: PreTrainedModel,
+    model: Decoder,
     tokenizer: PreTrainedTokenizerBase,
     questions: Sequence[str],
     *,
@@ -63,21 +63,7 @@ def question_features(
         batch_tokens: tokens in a batch at most.
     """
     rows = [ids[-max_tokens:] for ids in prompt_ids(tokenizer, questions)]
-    order = sorted(range(len(rows)), key=lambda n: (-len(rows[n]), n))
-    device = next(model.parameters()).device
-    found: list[Tensor] = [torch.empty(0)] * len(rows)
-    at = 0
-    while at < len(order):
-        longest = len(rows[order[at]])
-        chosen = order[at : at + max(1, batch_tokens // longest)]
-        at += len(chosen)
-        ids = torch.zeros(len(chosen), longest, dtype=torch.long)
-        for place, n in enumerate(chosen):
-            ids[place, : len(rows[n])] = torch.tensor(rows[n])
-        _, hidden = logits_and_hidden(model, {"input_ids": ids.to(device)})
-        for place, n in enumerate(chosen):
-            found[n] = hidden[place, : len(rows[n])].double().mean(0).cpu()
-    return torch.stack(found)
+    return mean_hidden(model, rows, batch_tokens=batch_tokens)
 
 
 @dataclass(frozen=True)

@@ -15,17 +15,17 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import numpy as np
-import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from agent_forge.data.tokenizer import encode_texts, start_ids
-from agent_forge.model.forward import logits_and_hidden
+from agent_forge.model.decoder import Decoder
+from agent_forge.model.forward import mean_hidden
 
 Embed: TypeAlias = Callable[[Sequence[str]], np.ndarray]
 """Texts → vectors, float32 [N, d]."""
 
 
-def embedder(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_tokens: int = 256) -> Embed:
+def embedder(model: Decoder, tokenizer: PreTrainedTokenizerBase, max_tokens: int = 256) -> Embed:
     """What makes vectors of texts with this model.
 
     Args:
@@ -36,9 +36,8 @@ def embedder(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_tok
     return lambda texts: mean_states(model, tokenizer, texts, max_tokens=max_tokens)
 
 
-@torch.inference_mode()
 def mean_states(
-    model: PreTrainedModel,
+    model: Decoder,
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
     *,
@@ -56,29 +55,8 @@ def mean_states(
     """
     start = start_ids(tokenizer)
     rows = [[*start, *ids[:max_tokens]] for ids in encode_texts(tokenizer, list(texts))]
-    order = sorted(range(len(rows)), key=lambda n: (-len(rows[n]), n))
-    device = next(model.parameters()).device
-    pad = tokenizer.pad_token_id or 0
-    found: dict[int, np.ndarray] = {}
-    at = 0
-    while at < len(order):
-        longest = max(1, len(rows[order[at]]))
-        batch = order[at : at + max(1, batch_tokens // longest)]
-        at += len(batch)
-        ids = torch.full((len(batch), longest), pad)
-        mask = torch.zeros(len(batch), longest, dtype=torch.long)
-        for place, n in enumerate(batch):
-            # padded on the right: causal models never look there
-            ids[place, : len(rows[n])] = torch.tensor(rows[n])
-            mask[place, : len(rows[n])] = 1
-        given = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
-        _, hidden = logits_and_hidden(model, given)
-        mask[:, : len(start)] = 0
-        weight = mask.to(device)[..., None].float()
-        means = (hidden * weight).sum(1) / weight.sum(1).clamp(min=1)
-        for n, mean in zip(batch, means.float().cpu().numpy(), strict=True):
-            found[n] = mean
-    return np.stack([found[n] for n in range(len(rows))])
+    means: np.ndarray = mean_hidden(model, rows, skip=len(start), batch_tokens=batch_tokens).float().numpy()
+    return means
 
 
 class Similar:

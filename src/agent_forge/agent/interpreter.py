@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from agent_forge.agent.answer_checks import failed_checks, words
 from agent_forge.agent.calls import parse_call
@@ -26,6 +26,7 @@ from agent_forge.agent.routes import FirstPass
 from agent_forge.agent.runtime import Message, converse_all
 from agent_forge.agent.toolbox import Toolbox
 from agent_forge.agent.transcript import Transcript
+from agent_forge.model.decoder import Decoder
 from agent_forge.model.thought_rule import Think
 
 DOUBT = 0.25
@@ -67,12 +68,12 @@ class Answered:
 
 Memo: TypeAlias = dict[tuple[Any, ...], Attempt]
 """Attempts made before: they are the same whichever design asks for them."""
-Equip: TypeAlias = Callable[[PreTrainedModel, AgentDesign], AbstractContextManager[PreTrainedModel]]
+Equip: TypeAlias = Callable[[Decoder, AgentDesign], AbstractContextManager[Decoder]]
 """The model with the experts and the pruning of a design without routes, for as long as the block runs."""
 
 
 def answer(
-    model: PreTrainedModel,
+    model: Decoder,
     tokenizer: PreTrainedTokenizerBase,
     toolbox: Toolbox | None,
     design: AgentDesign,
@@ -136,7 +137,7 @@ def _by_route(
 
 
 def _polled(
-    model: PreTrainedModel,
+    model: Decoder,
     tokenizer: PreTrainedTokenizerBase,
     toolbox: Toolbox | None,
     design: AgentDesign,
@@ -249,7 +250,7 @@ def _key(design: AgentDesign, question: str | Sequence[Message], step: Step, see
 
 
 def _attempt(
-    model: PreTrainedModel,
+    model: Decoder,
     tokenizer: PreTrainedTokenizerBase,
     toolbox: Toolbox | None,
     design: AgentDesign,
@@ -285,7 +286,7 @@ def _seed(question: str | Sequence[Message], number: int, seed: int) -> int:
 
 
 @contextmanager
-def _shaped(model: PreTrainedModel, design: AgentDesign) -> Iterator[None]:
+def _shaped(model: Decoder, design: AgentDesign) -> Iterator[None]:
     """Window and recursion of the model for as long as the block runs."""
     wanted = {"recursion_steps": design.recursion_steps, "sliding_window": design.window}
     changes = {name: value for name, value in wanted.items() if value is not None}

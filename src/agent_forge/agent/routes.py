@@ -10,18 +10,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from agent_forge.agent.belongings import ROUTES
 from agent_forge.agent.design import AgentDesign
 from agent_forge.agent.dispatch import BASE, Dispatcher, question_features
 from agent_forge.errors import HandoffError
+from agent_forge.model.decoder import Decoder
 
 FirstPass: TypeAlias = Callable[[Sequence[str]], list[str]]
 """The kind of each question; `agent_forge.agent.dispatch.BASE` for one of no kind."""
 
 
-def first_pass(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dispatcher: Dispatcher) -> FirstPass:
+def first_pass(model: Decoder, tokenizer: PreTrainedTokenizerBase, dispatcher: Dispatcher) -> FirstPass:
     """A classifier with the model that it reads with."""
 
     def recognise(questions: Sequence[str]) -> list[str]:
@@ -31,7 +32,7 @@ def first_pass(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dispa
 
 
 def open_first_pass(
-    folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, design: AgentDesign
+    folder: Path, model: Decoder, tokenizer: PreTrainedTokenizerBase, design: AgentDesign
 ) -> FirstPass | None:
     """What a design needs to tell kinds of question apart, from the files beside the weights.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from agent_forge.agent.calls import may_become_call, parse_call
 from agent_forge.agent.dialogue import Dialogue
@@ -17,6 +17,7 @@ from agent_forge.agent.thought_calculator import results_for
 from agent_forge.agent.toolbox import Toolbox
 from agent_forge.agent.transcript import Kind, Stop, Transcript, Turn
 from agent_forge.data.tokenizer import has_thoughts
+from agent_forge.model.decoder import Decoder
 from agent_forge.model.generation import generate_tokens, spoken
 from agent_forge.model.row_generation import Insert, generate_rows
 from agent_forge.model.thought_rule import THOUGHT_BUDGET, Think
@@ -35,7 +36,7 @@ class Piece:
 
 
 def converse(
-    model: PreTrainedModel,
+    model: Decoder,
     tokenizer: PreTrainedTokenizerBase,
     toolbox: Toolbox | None,
     messages: Sequence[Message],
@@ -74,7 +75,7 @@ def converse(
 
 
 def stream(
-    model: PreTrainedModel,
+    model: Decoder,
     tokenizer: PreTrainedTokenizerBase,
     toolbox: Toolbox | None,
     messages: Sequence[Message],
@@ -118,7 +119,7 @@ def stream(
 
 
 def converse_all(
-    model: PreTrainedModel,
+    model: Decoder,
     tokenizer: PreTrainedTokenizerBase,
     toolbox: Toolbox | None,
     questions: Sequence[str | Sequence[Message]],
@@ -181,7 +182,7 @@ def converse_all(
 
 
 def _fitting(
-    model: PreTrainedModel,
+    model: Decoder,
     dialogues: Sequence[Dialogue],
     transcripts: Sequence[Transcript],
     waiting: Sequence[int],
@@ -203,7 +204,7 @@ def _messages(question: str | Sequence[Message], ending: str) -> list[Message]:
 
 
 def _say(
-    model: PreTrainedModel,
+    model: Decoder,
     tokenizer: PreTrainedTokenizerBase,
     prompted: Mapping[int, list[int]],
     room: int,
@@ -264,7 +265,7 @@ def _room(tokenizer: PreTrainedTokenizerBase, think: Think, thought_budget: int)
     return thought_budget + 2 if think is not False and has_thoughts(tokenizer) else 0
 
 
-def _fits(model: PreTrainedModel, prompt: list[int], room: int) -> bool:
+def _fits(model: Decoder, prompt: list[int], room: int) -> bool:
     """Whether prompt and turn fit the model's positions; rotary models without a learned table know no bound."""
     table = getattr(model.config, "n_positions", None)  # learned positions, such as GPT-2's
     return table is None or len(prompt) + room <= int(table)

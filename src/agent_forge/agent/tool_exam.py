@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from agent_forge.agent.calls import parse_call
 from agent_forge.agent.kinds import world_toolbox
@@ -22,6 +22,7 @@ from agent_forge.data.corpora import Corpus
 from agent_forge.data.documents import Split
 from agent_forge.data.practice_dialogues import Exchange, exchanges
 from agent_forge.data.world_knowledge import world_records
+from agent_forge.model.decoder import Decoder
 
 Worlds = Sequence[tuple[int, Toolbox]]
 
@@ -84,7 +85,7 @@ class ToolScores:
 
 
 def ask_tools(
-    model: PreTrainedModel,
+    model: Decoder,
     tokenizer: PreTrainedTokenizerBase,
     toolbox: Toolbox,
     asked: Sequence[Exchange],

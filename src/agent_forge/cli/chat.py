@@ -54,7 +54,7 @@ def chat(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each question.")] = False,
 ) -> None:
-    """Talk to an agent. An empty line or Ctrl-D ends the conversation."""
+    """Talk to an agent, or to an ONNX export of one. An empty line or Ctrl-D ends the conversation."""
     from agent_forge.pipeline.talk import Talk
 
     options = decoding(max_tokens, temperature, seed, think, think_budget)
@@ -72,7 +72,7 @@ def chat(
             row = {"question": question} | talk.ask(question, remember=remember).to_json()
             typer.echo(json.dumps(row, ensure_ascii=False))
         else:
-            _show(talk, question, remember, show_thoughts)
+            show_answer(talk, question, remember=remember, show_thoughts=show_thoughts)
 
 
 def decoding(max_tokens: int, temperature: float, seed: int, think: str, think_budget: int) -> dict[str, Any]:
@@ -96,8 +96,8 @@ def _questions(interactive: bool) -> Iterator[str]:
         yield line.strip()
 
 
-def _show(talk: Any, question: str, remember: bool, show_thoughts: bool) -> None:
-    """Prints the steps as they come: thoughts if wanted, calls, results, the answer."""
+def show_answer(talk: Any, question: str, *, remember: bool = False, show_thoughts: bool = False) -> None:
+    """Asks, and prints the steps as they come: thoughts if wanted, calls, results, the answer."""
     from agent_forge.agent.runtime import Piece
     from agent_forge.agent.transcript import printable
 

@@ -29,7 +29,7 @@ def add_to(app: typer.Typer) -> None:
 
 @edge_app.command()
 def bench(
-    agent: Annotated[str, typer.Argument(help="Checkpoint folder, session, digest or .forge file.")],
+    agent: Annotated[str, typer.Argument(help="Checkpoint folder, session, digest, .forge file, or an ONNX export.")],
     target: Annotated[
         list[str] | None, typer.Option("--target", help="cpu-x86, cpu-arm64, gpu-6gb or browser. Default: all of them.")
     ] = None,
@@ -40,7 +40,10 @@ def bench(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure first token, tokens a second, memory and size, and say which targets are met."""
+    """Measure first token, tokens a second, memory and size, and say which targets are met.
+
+    Of an ONNX export this is the graph alone, and the target gpu-6gb, which is estimated from PyTorch, is left out.
+    """
     from agent_forge.phases.edge.targets import TARGETS, fit
 
     unknown = sorted(set(target or ()) - set(TARGETS))
@@ -48,11 +51,20 @@ def bench(
         raise ConfigError(f"unknown target {', '.join(unknown)}; the targets are {', '.join(TARGETS)}")
     options = {"threads": threads, "new_tokens": tokens, "repeats": repeats}
     speeds = _measured(agent, home_path(home), onnx, options)
-    fits = [fit(TARGETS[name], speeds) for name in (target or TARGETS)]
+    # a card's figures follow from torch's operations: of a graph alone there are none
+    counted = any(speed.operations_token for speed in speeds)
+    fits = [fit(TARGETS[name], speeds) for name in target or _judged(counted)]
     if as_json:
         print_json({"measured": [vars(speed) for speed in speeds], "targets": [each.to_json() for each in fits]})
     else:
         _show(speeds, fits)
+
+
+def _judged(counted: bool) -> list[str]:
+    """The targets that can be judged."""
+    from agent_forge.phases.edge.targets import TARGETS
+
+    return [name for name, target in TARGETS.items() if counted or target.kind != "cuda"]
 
 
 def phases(as_json: JsonOption = False) -> None:
@@ -96,11 +108,16 @@ def _handoffs(kinds: dict[str, str]) -> str:
 
 
 def _measured(agent: str, home: Path, onnx: Path | None, options: dict[str, int]) -> list[Speed]:
-    """Every form of the agent that can run here."""
+    """Every form of the agent that can run here; an export is one form and has no others."""
     from agent_forge.phases.edge.speed import JOINED, ONNX, TORCH, measure
-    from agent_forge.pipeline.resolve import resolve_model
+    from agent_forge.pipeline.resolve import is_export, resolve_model
 
-    with _folder(resolve_model(agent, home)) as folder, TemporaryDirectory() as place:
+    path = resolve_model(agent, home)
+    if is_export(path):
+        if onnx is not None:
+            raise ConfigError(f"{agent} is an ONNX export itself; --onnx is for the checkpoint that it was made from")
+        return [measure(path, ONNX, **options)]
+    with _folder(path) as folder, TemporaryDirectory() as place:
         speeds = [measure(folder, runtime, **options) for runtime in (TORCH, JOINED)]
         exported = onnx or _export(folder, Path(place, "onnx"))
         if exported is not None:

@@ -18,6 +18,7 @@ from agent_forge.cli.chat import (
     ThinkBudget,
     ThinkOption,
     decoding,
+    show_answer,
 )
 from agent_forge.cli.options import HomeOption, JsonOption, home_path, print_json
 
@@ -36,7 +37,7 @@ def _load(reference: str, home: Path | None) -> tuple[Any, Any]:
 
 def generate(
     model: ModelArgument,
-    prompt: Annotated[str, typer.Option("--prompt", help="Text to go on from.")],
+    prompt: Annotated[str, typer.Option("--prompt", help="Text to go on from; of an agent, what it is asked.")],
     home: HomeOption = None,
     max_tokens: MaxTokens = 100,
     temperature: Temperature = 0.0,
@@ -47,15 +48,21 @@ def generate(
     no_design: NoDesign = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Continue a text. With --json an agent that has tools answers it, and its calls and thoughts are given, too."""
+    """Continue a text, or have an agent answer it.
+
+    An agent with tools or a design answers as in `chat`; any other model goes on from the text.
+    """
     from agent_forge.model.generation import generate_tokens, spoken
     from agent_forge.pipeline.talk import Talk
 
     options = decoding(max_tokens, temperature, seed, think, think_budget)
     talk = Talk.start(model, home_path(home), options, designed=not no_design)
-    if as_json and (talk.tools() or talk.design is not None):
-        transcript = talk.ask(prompt).to_json()
-        print_json({"prompt": prompt, "text": transcript.pop("answer"), "seed": seed} | transcript)
+    if talk.tools() or talk.design is not None:
+        if as_json:
+            transcript = talk.ask(prompt).to_json()
+            print_json({"prompt": prompt, "text": transcript.pop("answer"), "seed": seed} | transcript)
+        else:
+            show_answer(talk, prompt, show_thoughts=show_thoughts)
         return
     network, tokenizer = talk.model, talk.tokenizer
     ids = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []

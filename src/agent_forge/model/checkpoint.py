@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from agent_forge.contract import ONNX_MANIFEST
 from agent_forge.errors import HandoffError
 
 FACTS = "forge.json"
@@ -76,12 +77,13 @@ def load_model(
     Raises:
         HandoffError: a file is missing or unreadable; a tensor is missing, unexpected, of another shape, or
             not finite; the tokenizer knows more tokens than the model. File, tensor and both values are named.
+            Or it is an exported graph, which is no model to compute with.
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise HandoffError(f"{folder} is no checkpoint: it has no config.json")
     model = _load_weights(folder, dtype)
-    tokenizer = _load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder)
     rows = int(model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
     if len(tokenizer) > rows:
         raise HandoffError(
@@ -103,6 +105,11 @@ def read_facts(folder: Path | str) -> dict[str, Any]:
 
 def _load_weights(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     files = sorted(folder.glob("*.safetensors"))
+    if not files and (folder / ONNX_MANIFEST).is_file():
+        raise HandoffError(
+            f"{folder} is an exported ONNX graph, which gives only the logits of the next token: `agent-forge chat` "
+            "and `generate` run it, and anything else needs the checkpoint that it was made from"
+        )
     if not files:
         raise HandoffError(f"{folder} has a config.json but no .safetensors file with weights")
     for file in files:
@@ -133,7 +140,12 @@ def _load_weights(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     return model
 
 
-def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder.
+
+    Raises:
+        HandoffError: there is none, or it cannot be loaded.
+    """
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
         raise HandoffError(f"{folder} has no tokenizer.json")
     try:

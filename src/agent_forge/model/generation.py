@@ -7,18 +7,19 @@ its per-token bookkeeping: one cached forward, one choice.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from agent_forge.contract import END_THINK, THINK
+from agent_forge.model.decoder import Decoder, empty_cache
 from agent_forge.model.thought_rule import THOUGHT_BUDGET, Think, ThoughtRule, thought_rule
 
 
 def generate_tokens(
-    model: PreTrainedModel,
+    model: Decoder,
     tokenizer: PreTrainedTokenizerBase | None,
     prompt_ids: Sequence[int] | Tensor,
     *,
@@ -133,7 +134,7 @@ def choose_token(logits: Tensor, temperature: float, top_p: float, generator: to
 
 
 def _decode(
-    model: PreTrainedModel,
+    model: Decoder,
     ids: Tensor,
     max_tokens: int,
     temperature: float,
@@ -142,8 +143,7 @@ def _decode(
     stop: set[int],
     rule: ThoughtRule | None,
 ) -> Iterator[int]:
-    own: Any = getattr(model, "make_cache", None)
-    cache = DynamicCache(config=model.config) if own is None else own()
+    cache = empty_cache(model)
     given = [] if rule is None else rule.prefix()[:max_tokens]
     yield from given
     if given:

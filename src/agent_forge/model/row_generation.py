@@ -13,8 +13,9 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
+from agent_forge.model.decoder import Decoder, empty_cache
 from agent_forge.model.thought_rule import THOUGHT_BUDGET, Think, ThoughtRule, thought_rule
 
 Insert: TypeAlias = Callable[[Sequence[int]], Sequence[int]]
@@ -26,7 +27,7 @@ _LEAVE_FRACTION = 0.125
 
 @torch.inference_mode()
 def generate_rows(
-    model: PreTrainedModel,
+    model: Decoder,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Sequence[int]],
     max_tokens: int,
@@ -96,7 +97,7 @@ class _Rows:
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: Decoder,
         prompts: Sequence[Sequence[int]],
         pad: int,
         uniform: Tensor | None,
@@ -104,7 +105,7 @@ class _Rows:
         rule: ThoughtRule | None,
     ) -> None:
         self.model, self.uniform, self.temperature, self.rule = model, uniform, temperature, rule
-        self.device = next(model.parameters()).device
+        self.device = model.device
         # equal prompts are read once
         numbers: dict[tuple[int, ...], int] = {}
         self.reader = [numbers.setdefault(tuple(prompt), len(numbers)) for prompt in prompts]
@@ -115,8 +116,7 @@ class _Rows:
         self.mask = torch.tensor(mask, device=self.device)
         self.alive = list(range(len(prompts)))
         self.takes_positions = "position_ids" in inspect.signature(model.forward).parameters
-        own: Any = getattr(model, "make_cache", None)
-        self.cache: Any = DynamicCache(config=model.config) if own is None else own()
+        self.cache = empty_cache(model)
 
     def run(
         self, given: Sequence[int], max_tokens: int, stop: Collection[int], insert: Insert | None

@@ -110,16 +110,13 @@ def thought_tokens(outputs: Artifacts, context: _Paths) -> None:
 
 def one_forge_file(outputs: Artifacts, context: _Paths) -> None:
     """The agent is one `.forge` file, and the experts that its design asks for fit the weights in it."""
-    from agent_forge.pipeline.resolve import load_design, load_mixtures, load_reference
+    from agent_forge.pipeline.resolve import load_agent
 
     for artifact in many(outputs, "agent"):
         if [name for name in artifact.files if name.endswith(".forge")] != list(artifact.files):
             raise HandoffError(f"the agent should be one .forge file, and has {', '.join(artifact.files)}")
         for name in artifact.files:
-            path = context.path(artifact) / name
-            design = load_design(path)
-            if design is not None:
-                load_mixtures(path, load_reference(path)[0], design)
+            load_agent(context.path(artifact) / name)
 
 
 def tool_manifest(outputs: Artifacts, context: _Paths) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from agent_forge.contract import Artifact
+from agent_forge.contract import ONNX_MANIFEST, Artifact
 from agent_forge.errors import HandoffError, ModelNotFound
 from agent_forge.pipeline.session import exists
 from agent_forge.storage.home import Home
@@ -17,12 +18,31 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from agent_forge.agent.design import AgentDesign
+    from agent_forge.agent.interpreter import Equip
     from agent_forge.agent.routes import FirstPass
     from agent_forge.agent.toolbox import Toolbox
-    from agent_forge.model.expert_vectors import Expert
+    from agent_forge.model.decoder import Decoder
 
 _NEWEST_FIRST = ("agent", "model", "trunk")
 """Of a session's handoffs, which one a person means by its name."""
+
+
+@dataclass(frozen=True)
+class Agent:
+    """A model with its way of going about questions.
+
+    Attributes:
+        model, tokenizer: it.
+        design: how it goes about a question; None = it has none, or none was wanted.
+        first_pass: tells kinds of question apart, for a design with routes.
+        equip: puts on the experts that a row of the design asks for; None = none does.
+    """
+
+    model: Decoder
+    tokenizer: PreTrainedTokenizerBase
+    design: AgentDesign | None = None
+    first_pass: FirstPass | None = None
+    equip: Equip | None = None
 
 
 def resolve_model(reference: str, home_path: Path | None) -> Path:
@@ -126,29 +146,48 @@ def load_design(path: Path) -> AgentDesign | None:
     return None if text is None else AgentDesign.parse(text, f"{path}: {DESIGN}")
 
 
-def load_mixtures(
-    path: Path, model: PreTrainedModel, design: AgentDesign
-) -> dict[tuple[tuple[str, float], ...], Expert | None]:
-    """The mixtures of experts that a design and its routes ask for, by what they ask for; None = the model as it is.
+def load_agent(path: Path, *, designed: bool = True) -> Agent:
+    """The agent of a checkpoint folder, a `.forge` file or an exported graph, without its tools.
+
+    Args:
+        path: as `resolve_model` gives it.
+        designed: whether its design is wanted, with the experts and the classifier that it needs.
+
+    Raises:
+        ModelNotFound, ArtifactCorrupt, HandoffError: as `load_reference`, `load_design` and `load_equip`.
+        ConfigError: a graph, and onnxruntime is not installed.
+    """
+    if is_export(path):
+        from agent_forge.phases.edge.onnx_model import load_graph
+
+        return Agent(*load_graph(path), load_design(path) if designed else None)
+    model, tokenizer = load_reference(path)
+    design = load_design(path) if designed else None
+    if design is None:
+        return Agent(model, tokenizer)
+    equip, first_pass = load_equip(path, model, design), load_first_pass(path, model, tokenizer, design)
+    return Agent(model, tokenizer, design, first_pass, equip)
+
+
+def is_export(path: Path) -> bool:
+    """Whether a folder holds an exported graph, and no weights."""
+    return (path / ONNX_MANIFEST).is_file() and not any(path.glob("*.safetensors"))
+
+
+def load_equip(path: Path, model: PreTrainedModel, design: AgentDesign) -> Equip | None:
+    """What puts on the experts that a design and its routes ask for; None where they ask for none.
 
     Raises:
         HandoffError: the experts are not there, or cannot be used on this model; the message says which and why.
     """
-    asked = dict.fromkeys([design.experts, *(route.experts for _, route in design.routes)])
-    if not any(asked):
-        return dict.fromkeys(asked)
     from agent_forge.agent.belongings import EXPERTS
-    from agent_forge.model.expert_vectors import load_experts, mixture_of
+    from agent_forge.agent.equipment import asked_for, needed, with_experts
+    from agent_forge.model.expert_vectors import load_experts
 
-    with _beside(path, EXPERTS) as folder:
-        usable, skipped = load_experts(folder, model)
-    names = {expert.name for expert in usable}
-    if missing := sorted({name for wanted in asked for name, _ in wanted} - names):
-        why = skipped.get(missing[0], "it is not among its experts")
-        raise HandoffError(f"the design of {path} asks for the expert {missing[0]}: {why}; --no-design does without")
-    return {
-        wanted: mixture_of([each for each in usable if each.name in dict(wanted)], dict(wanted)) for wanted in asked
-    }
+    if not asked_for(design):
+        return None
+    with _beside(path, EXPERTS) as folder, _or_without(path):
+        return with_experts(needed(*load_experts(folder, model), design))
 
 
 def load_first_pass(
@@ -164,11 +203,17 @@ def load_first_pass(
 
     if not design.routes:
         return None
-    with _beside(path, ROUTES) as folder:
-        try:
-            return open_first_pass(folder, model, tokenizer, design)
-        except HandoffError as error:
-            raise HandoffError(f"{path}: {error}; --no-design does without") from error
+    with _beside(path, ROUTES) as folder, _or_without(path):
+        return open_first_pass(folder, model, tokenizer, design)
+
+
+@contextmanager
+def _or_without(path: Path) -> Iterator[None]:
+    """A design that lacks something is told with its place, and with what to do."""
+    try:
+        yield
+    except HandoffError as error:
+        raise HandoffError(f"{path}: {error}; --no-design does without") from error
 
 
 @contextmanager

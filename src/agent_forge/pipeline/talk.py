@@ -12,12 +12,12 @@ from agent_forge.errors import ConfigError
 
 if TYPE_CHECKING:
     from agent_forge.agent.design import AgentDesign
+    from agent_forge.agent.interpreter import Equip
     from agent_forge.agent.retrieval import Retriever
     from agent_forge.agent.routes import FirstPass
     from agent_forge.agent.runtime import Piece
     from agent_forge.agent.toolbox import Toolbox
     from agent_forge.agent.transcript import Transcript, Turn
-    from agent_forge.model.expert_vectors import Expert
 
 _PASSAGES = 2
 
@@ -32,7 +32,7 @@ class Talk:
         toolbox: what it may call; None: nothing.
         design: how it goes about a question; None: one attempt, with the options.
         first_pass: tells kinds of question apart, for a design with routes.
-        mixtures: of experts that the design and its routes ask for.
+        equip: puts on the experts that the design and its routes ask for; None: they ask for none.
         retriever: its best passages are put before each question, for an agent without a retrieval tool of its own.
         memory: the conversation so far.
     """
@@ -43,7 +43,7 @@ class Talk:
     toolbox: Toolbox | None = None
     design: AgentDesign | None = None
     first_pass: FirstPass | None = None
-    mixtures: Mapping[tuple[tuple[str, float], ...], Expert | None] = field(default_factory=dict)
+    equip: Equip | None = None
     retriever: Retriever | None = None
     memory: list[dict[str, str]] = field(default_factory=list)
 
@@ -73,33 +73,25 @@ class Talk:
         Raises:
             ConfigError: an unknown way of retrieval.
             DataError: a folder that cannot be used.
-            ModelNotFound, ArtifactCorrupt, HandoffError: as `load_reference`.
+            ModelNotFound, ArtifactCorrupt, HandoffError: as `load_agent`.
         """
         from agent_forge.agent.embeddings import embedder
         from agent_forge.agent.retrieval import MODES, Retriever
-        from agent_forge.pipeline.resolve import (
-            load_design,
-            load_first_pass,
-            load_mixtures,
-            load_reference,
-            load_toolbox,
-            resolve_model,
-        )
+        from agent_forge.pipeline.resolve import load_agent, load_toolbox, resolve_model
         from agent_forge.pipeline.tool_audit import audit_for
 
         mode = next((known for known in MODES if known == retrieval), None)
         if mode is None:
             raise ConfigError(f"retrieval {retrieval!r} is not one of {', '.join(MODES)}")
         path = resolve_model(reference, home)
-        model, tokenizer = load_reference(path)
-        embed = embedder(model, tokenizer)
-        talk = cls(model, tokenizer, options)
+        agent = load_agent(path, designed=designed)
+        embed = embedder(agent.model, agent.tokenizer)
+        talk = cls(
+            agent.model, agent.tokenizer, options,
+            design=agent.design, first_pass=agent.first_pass, equip=agent.equip,
+        )  # fmt: skip
         if tools:
             talk.toolbox = load_toolbox(path, folder=folder, embed=embed, audit=audit_for(reference, home, path))
-        talk.design = load_design(path) if designed else None
-        if talk.design is not None:
-            talk.mixtures = load_mixtures(path, model, talk.design)
-            talk.first_pass = load_first_pass(path, model, tokenizer, talk.design)
         if folder is not None and not any(tool.kind == "retrieve" for tool in talk.tools()):
             talk.retriever = Retriever.of_folder(folder, mode, embed)
         return talk
@@ -166,11 +158,6 @@ class Talk:
         transcript.stopped, transcript.num_tokens = won.transcript.stopped, won.num_tokens
         yield from won.transcript.turns
 
-    def _equipped(self, design: AgentDesign) -> AbstractContextManager[None]:
+    def _equipped(self, design: AgentDesign) -> AbstractContextManager[Any]:
         """The model with the experts of a design."""
-        mixture = self.mixtures.get(design.experts)
-        if mixture is None:
-            return nullcontext()
-        from agent_forge.model.expert_vectors import applied
-
-        return applied(self.model, mixture)
+        return nullcontext() if self.equip is None else self.equip(self.model, design)

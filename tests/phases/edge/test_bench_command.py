@@ -26,3 +26,13 @@ def test_the_command_prints_figures_and_targets(agent, exported, forge):
     assert {verdict["metric"] for verdict in told["targets"][0]["verdicts"]} == {
         "first_token_seconds", "tokens_per_second", "memory_bytes", "size_bytes",
     }  # fmt: skip
+
+
+def test_of_an_export_the_graph_alone_is_measured(exported, forge):
+    found = forge("edge", "bench", exported, "--tokens", 2, "--repeats", 1, "--threads", 1, "--json")
+    assert found.code == 0, found.err
+    told = found.json()
+    assert [speed["runtime"] for speed in told["measured"]] == [ONNX]
+    assert {each["target"] for each in told["targets"]} == {"cpu-x86", "cpu-arm64", "browser"}
+    refused = forge("edge", "bench", exported, "--target", "gpu-6gb", "--tokens", 2, "--repeats", 1)
+    assert "operations were not counted" in refused.sentence()

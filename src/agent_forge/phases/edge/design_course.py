@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from agent_forge.agent.design import AgentDesign
 from agent_forge.agent.dispatch import Dispatcher, question_features
+from agent_forge.agent.equipment import with_experts
 from agent_forge.agent.routes import first_pass
 from agent_forge.agent.toolbox import Toolbox
 from agent_forge.data.corpora import Corpus
+from agent_forge.model.expert_vectors import applied
 from agent_forge.phases.edge.architecture_search import search_design
 from agent_forge.phases.edge.config import DesignConfig
 from agent_forge.phases.edge.course import Course
 from agent_forge.phases.edge.design_ledger import Questions
 from agent_forge.phases.edge.design_questions import Source, mixed, sources, with_head_room
 from agent_forge.phases.edge.design_space import DesignSpace
-from agent_forge.phases.edge.design_trial import Bench, with_experts
+from agent_forge.phases.edge.design_trial import Bench
 from agent_forge.phases.edge.expert_course import Experts
 from agent_forge.phases.edge.question_kinds import Kinds, tell_apart
 from agent_forge.phases.edge.skills import ordinary
@@ -81,7 +84,7 @@ def search(
     if config.evaluations == 0:
         return Designed(None, page={"skipped": "the configuration asks for no evaluation"})
     seed = course.context.seed
-    equip = with_experts(experts.experts, experts.basis)
+    equip = with_experts(experts.experts, partial(applied, basis=experts.basis))
     bench = Bench(model, tokenizer, known.toolbox, seed=seed, max_tokens=config.answer_tokens, equip=equip)
     space = DesignSpace.of(
         tokenizer, known.toolbox, max_samples=config.max_samples,

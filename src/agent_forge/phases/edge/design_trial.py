@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -14,7 +13,6 @@ from agent_forge.agent.design import AgentDesign
 from agent_forge.agent.interpreter import Equip, Memo, answer
 from agent_forge.agent.routes import FirstPass
 from agent_forge.agent.toolbox import Toolbox
-from agent_forge.model.expert_vectors import Basis, Expert, applied, mixture_of
 from agent_forge.phases.edge.design_questions import Problem
 
 _EARLY_MARGIN = 0.15
@@ -128,20 +126,3 @@ class Bench:
             return self.measure(design, problems)
         except (ValueError, RuntimeError) as error:
             return Trial((), (), failed=f"{type(error).__name__}: {error}")
-
-
-def with_experts(experts: Sequence[Expert], basis: Basis | None = None) -> Equip:
-    """Puts on the experts that a design names, as long as it runs.
-
-    Args:
-        experts: all there are.
-        basis: of the model; None = computed once.
-    """
-
-    @contextmanager
-    def equip(model: PreTrainedModel, design: AgentDesign) -> Iterator[PreTrainedModel]:
-        mixture = mixture_of(experts, dict(design.experts))
-        with nullcontext() if mixture is None else applied(model, mixture, basis):
-            yield model
-
-    return equip

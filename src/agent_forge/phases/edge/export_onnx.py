@@ -23,6 +23,7 @@ from agent_forge.errors import ConfigError, HandoffError
 from agent_forge.model.checkpoint import load_model
 from agent_forge.model.modeling import CognateForCausalLM
 from agent_forge.model.ternary import PER_ROW, PER_TENSOR, TernaryLinear, ternary_linears
+from agent_forge.phases.edge.onnx_agent import exported_design
 from agent_forge.phases.edge.onnx_parity import TOKENS, parity
 from agent_forge.phases.edge.onnx_session import FORMAT, MANIFEST
 from agent_forge.phases.edge.onnx_weights import Table, float_logits
@@ -55,7 +56,7 @@ def export_onnx(
 
     Raises:
         ConfigError: an unknown flavour, an output folder that holds something, or the extra is not installed.
-        HandoffError: the architecture has no form as a graph; one sentence says why.
+        HandoffError: the architecture or the design has no form as a graph; one sentence says why.
     """
     folder, out = Path(folder), Path(out)
     if flavour not in FLAVOURS:
@@ -64,6 +65,7 @@ def export_onnx(
         raise ConfigError(f"{out} is not empty; an export is written into a folder of its own")
     _need_extra()
     model, tokenizer = load_model(folder)
+    exported_design(folder)
     out.mkdir(parents=True, exist_ok=True)
     manifest = write_graph(model, out / GRAPH, flavour)
     manifest["tokens"] = _special_tokens(model, tokenizer)

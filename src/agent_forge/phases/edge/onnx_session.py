@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from agent_forge.contract import ONNX_MANIFEST as MANIFEST
 from agent_forge.errors import ArtifactCorrupt, ConfigError
 
-MANIFEST = "onnx.json"
-FORMAT = 1
+FORMAT = 2
 PRUNE_SLACK = 64
 """Remembered tokens beyond those that can be seen before they are dropped, as the cache of the model does it."""
 
@@ -40,13 +40,16 @@ class OnnxSession:
         self.manifest = read_manifest(self.folder)
         self.session = _load(self.folder / self.manifest["file"], threads)
         self.states: list[dict[str, Any]] = self.manifest["states"]
-        self._outputs = ["logits", *(state["output"] for state in self.states)]
         self.past: dict[str, NDArray[Any]] = {}
         self.reset()
 
     def reset(self) -> None:
         """Forgets the text."""
-        self.past = {
+        self.past = self.empty()
+
+    def empty(self) -> dict[str, NDArray[Any]]:
+        """The past before the first token."""
+        return {
             state["input"]: np.zeros([0 if side == "past" else side for side in state["shape"]], state["dtype"])
             for state in self.states
         }
@@ -57,13 +60,44 @@ class OnnxSession:
         Raises:
             ValueError: no token, or one that the vocabulary does not have.
         """
+        return self._run(tokens, "logits")
+
+    def mean_features(self, tokens: Sequence[int], skip: int = 0) -> NDArray[np.float64]:
+        """What the head reads, [d], averaged over the tokens of a text after the first ``skip``; zeros without any.
+
+        The text before is forgotten, and so is this one.
+
+        Raises:
+            ConfigError: the graph gives no features.
+            ValueError: as `step`.
+        """
+        given = self.manifest.get("features")
+        if given is None:
+            raise ConfigError(
+                f"{self.folder} is an ONNX graph without features: only a design with routes brings them along, so "
+                "nothing else can compare texts by it"
+            )
+        self.reset()
+        if skip:
+            self.step(tokens[:skip])
+        rest = list(tokens[skip:])
+        # with a recursion the graph refines its last token alone, so the tokens are read one by one
+        parts = [[token] for token in rest] if given["one_by_one"] else [rest] if rest else []
+        found = [self._run(part, given["output"]).astype(np.float64) for part in parts]
+        self.reset()
+        mean: NDArray[np.float64] = np.mean(found, 0) if found else np.zeros(given["shape"][1])
+        return mean
+
+    def _run(self, tokens: Sequence[int], output: str) -> NDArray[np.float32]:
+        """Reads at least one token; gives what the graph says under the name of one of its outputs."""
         if not tokens or not 0 <= min(tokens) <= max(tokens) < self.manifest["vocab_size"]:
             raise ValueError(f"expected at least one token from 0 to {self.manifest['vocab_size'] - 1}, got {tokens!r}")
-        found = self.session.run(self._outputs, {"input_ids": np.array([tokens], np.int64), **self.past})
+        outputs = [output, *(state["output"] for state in self.states)]
+        found = self.session.run(outputs, {"input_ids": np.array([tokens], np.int64), **self.past})
         self.past = {state["input"]: value for state, value in zip(self.states, found[1:], strict=True)}
         self._prune()
-        logits: NDArray[np.float32] = found[0][0]
-        return logits
+        said: NDArray[np.float32] = found[0][0]
+        return said
 
     def greedy(self, prompt: Sequence[int], max_tokens: int, stop: Collection[int] = ()) -> Iterator[int]:
         """Continues ``prompt`` with the likeliest tokens; a stop token ends the text and is not given."""

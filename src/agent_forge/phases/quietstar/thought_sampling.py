@@ -24,9 +24,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from agent_forge.model.attention import document_positions
+from agent_forge.model.decoder import empty_cache
 from agent_forge.model.forward import head_inputs
 
 
@@ -116,8 +117,7 @@ def sample_thoughts(
     text, positions = text_mask(model, input_ids, documents)
     places = _all_places(input_ids) if places is None else places.to(input_ids.device)
     # 1. the text goes into the cache
-    own: Any = getattr(model, "make_cache", None)
-    cache = DynamicCache(config=model.config) if own is None else own()
+    cache = empty_cache(model)
     _forward(model, input_ids, text[:, None], positions, cache)
     # 2. block after block: the marks that open, then every token drawn
     block = torch.full((input_ids.shape[0], places.shape[0]), marks.opening, device=input_ids.device)
