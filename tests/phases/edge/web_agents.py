@@ -11,6 +11,7 @@ from tests.agent.dialogues import CHAIN, DIALOGUES, RECORDS, documents, taught
 
 from agent_forge.agent.design import AgentDesign
 from agent_forge.agent.dispatch import BASE, fit_dispatcher, question_features
+from agent_forge.agent.equipment import with_experts
 from agent_forge.agent.kinds import world_toolbox
 from agent_forge.agent.knowledge import Knowledge
 from agent_forge.agent.routes import open_first_pass
@@ -23,7 +24,6 @@ from agent_forge.model.expert_vectors import Expert, decompose, load_experts, sa
 from agent_forge.model.ternary import Layout, TernaryLinear
 from agent_forge.model.ternary_checkpoint import finish_student, save_ternary
 from agent_forge.model.ternary_selection import select
-from agent_forge.phases.edge.design_trial import with_experts
 from agent_forge.phases.edge.web_parity import Answer, Asked, model_answer
 
 MUSING = ("Count to three.", "one two", "one two three: ½ é 你 🙂")
@@ -72,15 +72,19 @@ def designed_folder(folder: Path) -> Path:
     """The same with `DESIGN`, an expert and the classifier of questions."""
     agent_folder(folder)
     model, tokenizer = load_model(folder)
-    asked = {BASE: [question for question in QUESTIONS if question not in (*SUMS, *PLACES)], "sum": SUMS, "place": PLACES}
+    asked = {
+        BASE: [question for question in QUESTIONS if question not in (*SUMS, *PLACES)],
+        "sum": SUMS,
+        "place": PLACES,
+    }
     features = {name: question_features(model, tokenizer, each) for name, each in asked.items()}
     fit_dispatcher(features).save(folder)
     basis = decompose(model, 8)
     generator = torch.Generator().manual_seed(0)
-    z = {
-        name: 1 + 0.4 * torch.randn(len(each.singular), generator=generator) for name, each in basis.factors.items()
-    }
-    save_experts(folder, [Expert("twist", {name: each.half().float() for name, each in z.items()}, basis.digest)], basis)
+    z = {name: 1 + 0.4 * torch.randn(len(each.singular), generator=generator) for name, each in basis.factors.items()}
+    save_experts(
+        folder, [Expert("twist", {name: each.half().float() for name, each in z.items()}, basis.digest)], basis
+    )
     DESIGN.save(folder)
     return folder
 
@@ -90,10 +94,9 @@ def loaded(folder: Path) -> Asked:
     """The agent of a folder, with its design."""
     model, tokenizer = load_model(folder)
     design = AgentDesign.load(folder) or AgentDesign()
-    return Asked(
-        model, tokenizer, Toolbox.load(folder), design,
-        first_pass=open_first_pass(folder, model, tokenizer, design), equip=with_experts(load_experts(folder, model)[0]),
-    )  # fmt: skip
+    recognise = open_first_pass(folder, model, tokenizer, design)
+    experts, _ = load_experts(folder, model)
+    return Asked(model, tokenizer, Toolbox.load(folder), design, first_pass=recognise, equip=with_experts(experts))
 
 
 def by_torch(folder: Path, question: str) -> Answer:

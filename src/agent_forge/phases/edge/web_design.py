@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from agent_forge.agent.design import AgentDesign
+from agent_forge.agent.equipment import asked_for
 from agent_forge.agent.toolbox import Toolbox
 from agent_forge.model.expert_vectors import normalised
 
@@ -64,7 +65,7 @@ def told(design: AgentDesign) -> str:
     """One line about it; empty for one greedy attempt, which needs no words."""
     rows = rows_of(design)
     most, kinds = max(row.samples + (row.tools == "after") for row in rows), len(rows) - 1
-    experts = sorted({name for row in rows for name, weight in row.experts if weight})
+    experts = asked_for(design)
     parts = [f"up to {most} attempts and a vote"] if most > 1 else []
     parts += ["calculated thoughts"] if any(row.calculated != "no" for row in rows) else []
     parts += [f"{kinds} kinds of question with a way of their own"] if kinds else []
@@ -73,10 +74,8 @@ def told(design: AgentDesign) -> str:
 
 
 def left_out(design: AgentDesign) -> list[str]:
-    """Parts of the design that a page does not carry out: its graph has one window, one depth and all of its units."""
-    rows, plain = rows_of(design), AgentDesign()
-    names = ("recursion_steps", "window", "pruning")
-    return [name for name in names if any(getattr(row, name) != getattr(plain, name) for row in rows)]
+    """Parts of the design that a page does not carry out: its graph has all of the model's units."""
+    return ["pruning"] if any(row.pruning for row in rows_of(design)) else []
 
 
 def tools_not_in_page(toolbox: Toolbox | None) -> list[str]:

@@ -22,18 +22,18 @@ from transformers import PreTrainedModel
 
 from agent_forge import __version__
 from agent_forge.agent.design import AgentDesign
-from agent_forge.agent.interpreter import Equip
+from agent_forge.agent.equipment import asked_for, needed, with_experts
 from agent_forge.agent.knowledge import FORMAT as KNOWLEDGE_FORMAT
 from agent_forge.agent.routes import open_first_pass
 from agent_forge.agent.toolbox import MANIFEST as TOOLS
 from agent_forge.agent.toolbox import Toolbox
 from agent_forge.data.practice import worked_thoughts
-from agent_forge.errors import ConfigError, HandoffError
+from agent_forge.errors import ConfigError
 from agent_forge.model.checkpoint import load_model, read_facts
 from agent_forge.model.expert_vectors import load_experts
 from agent_forge.model.ternary import ternary_linears
-from agent_forge.phases.edge.design_trial import with_experts
 from agent_forge.phases.edge.export_onnx import GRAPH, export_onnx
+from agent_forge.phases.edge.onnx_agent import exported_design
 from agent_forge.phases.edge.onnx_session import read_manifest
 from agent_forge.phases.edge.web_design import (
     NOT_IN_A_PAGE,
@@ -80,7 +80,8 @@ def export_web(folder: Path | str, out: Path | str, *, name: str = "", cache: Pa
 
     Raises:
         ConfigError: ``out`` holds something, or npm, Node or the extra ``edge`` is missing.
-        HandoffError: a model, a tokenizer or a chat template that the page has no form for.
+        HandoffError: a model, a tokenizer, a chat template or a design that the page has no form for, or a design that
+            lacks an expert or the classifier of questions.
     """
     folder, out = Path(folder), Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -88,11 +89,12 @@ def export_web(folder: Path | str, out: Path | str, *, name: str = "", cache: Pa
     need_node()
     runtime = runtime_files(cache)
     model, tokenizer = load_model(folder)
-    design = AgentDesign.load(folder) or AgentDesign()
+    design = exported_design(folder)
     toolbox = None if all(row.tools == "never" for row in rows_of(design)) else Toolbox.load(folder)
     asked = Asked(
         model, tokenizer, toolbox, design, first_pass=open_first_pass(folder, model, tokenizer, design),
-        equip=_experts(folder, model, design), max_tokens=MAX_TOKENS,
+        equip=with_experts(needed(*load_experts(folder, model), design)) if asked_for(design) else None,
+        max_tokens=MAX_TOKENS,
     )  # fmt: skip
     facts = {
         "name": name or folder.resolve().name, "maxTokens": MAX_TOKENS, "think": think_of(design),
@@ -122,22 +124,6 @@ def export_web(folder: Path | str, out: Path | str, *, name: str = "", cache: Pa
         "design_not_in_page": ", ".join(left_out(design)) or "none",
         "open": f"python3 -m http.server 8000 --bind 127.0.0.1 --directory {out}",
     }
-
-
-def _experts(folder: Path, model: PreTrainedModel, design: AgentDesign) -> Equip | None:
-    """What puts on the experts that a design names; None where it names none.
-
-    Raises:
-        HandoffError: one of them is not there, or cannot be used on this model.
-    """
-    wanted = {name for row in rows_of(design) for name, _ in row.experts}
-    if not wanted:
-        return None
-    usable, skipped = load_experts(folder, model)
-    if missing := sorted(wanted - {expert.name for expert in usable}):
-        why = skipped.get(missing[0], "it is not among its experts")
-        raise HandoffError(f"the design asks for the expert {missing[0]}: {why}")
-    return with_experts(usable)
 
 
 def describe(model: PreTrainedModel, folder: Path, design: AgentDesign, toolbox: Toolbox | None) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 /**
- * One attempt at an answer: the loop of `agent_forge.agent.runtime`. The model speaks; if it called a tool, the result is
- * its next turn; else it has answered. And a conversation as tokens, as `agent_forge.agent.dialogue` writes it.
+ * One attempt at an answer: the loop of `agent_forge.agent.runtime`. The model speaks; if it called a tool, the result
+ * is its next turn; else it has answered. And a conversation as tokens, as `agent_forge.agent.dialogue` writes it.
  */
 
 import { mayBecomeCall, parseCall, resultTurn } from "./calls.js";
@@ -27,7 +27,7 @@ export class Agent {
    * @param {{role: string, content: string}[]} messages the last one by the user.
    * @param {object} row of a design (design.js): how to go about it.
    * @param {{tools: boolean, calculated: boolean, temperature: number, seed?: bigint, maxTokens: number,
-   *   cancelled?: () => boolean}} options tools: whether they are at hand. seed: of the draws, at a temperature above 0.
+   *   cancelled?: () => boolean}} options tools: whether they are at hand. seed: of draws, at a temperature above 0.
    * @returns yields `{type: "token", id}`, `{type: "piece", kind, text}` and `{type: "turn", kind, text, ok}`, then
    *   `{type: "end", stopped}`, where stopped is answer, calls, tokens, context or cancelled.
    */

@@ -83,7 +83,7 @@ function step(summary, ...content) {
 function attempted({ number, most }) {
   if (most === 1) return;
   if (!turn.attempt) turn.place.append((turn.attempt = made("p", "attempt writing")));
-  turn.attempt.ariaLive = "off"; // the log would read out each of them
+  turn.attempt.setAttribute("aria-live", "off"); // the log would read out each of them
   turn.attempt.textContent = `Attempt ${number} of ${number === most ? "" : "up to "}${most}`;
 }
 

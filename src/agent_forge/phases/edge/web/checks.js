@@ -71,7 +71,10 @@ const CHECKS = {
   /** No step of a thought says again what another one said. */
   fresh(question, turns) {
     return texts(turns, "thought").every((text) => {
-      const steps = text.split(/[,;\n]/).map(strip).filter((step) => step !== "");
+      const steps = text
+        .split(/[,;\n]/)
+        .map(strip)
+        .filter((step) => step !== "");
       return new Set(steps).size === steps.length;
     });
   },

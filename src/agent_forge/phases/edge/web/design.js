@@ -15,8 +15,8 @@ const DOUBT = 0.25; // what is left of a vote for each check that is doubted by,
  * Answers the last message.
  * @param {{agent: Agent, design: object, classifier: object|null}} designed of `openAgent`.
  * @param {{role: string, content: string}[]} messages the last one by the user.
- * @param {{maxTokens: number, think?: string, seed?: number, cancelled?: () => boolean}} options maxTokens: of the words
- *   of each turn. think: instead of what the design says.
+ * @param {{maxTokens: number, think?: string, seed?: number, cancelled?: () => boolean}} options maxTokens: of the
+ *   words of each turn. think: instead of what the design says.
  * @returns yields `{type: "attempt", number, most}` before each attempt and `{type: "token", id}`; of one attempt what
  *   `Agent.attempt` yields as it comes, of several the turns of the one that won, at the end; then `{type: "end",
  *   stopped, number, attempts}`: which attempt the answer is from, and how many were made.
@@ -100,7 +100,9 @@ export class Poll {
   outcome() {
     const [voters, votes] = [this.voters(), this.votes()];
     const named = (vote) => voters.filter((attempt) => attempt.vote === vote).length;
-    const [best] = [...votes.keys()].sort((one, other) => votes.get(other) - votes.get(one) || named(other) - named(one));
+    const [best] = [...votes.keys()].sort(
+      (one, other) => votes.get(other) - votes.get(one) || named(other) - named(one),
+    );
     return voters.find(({ vote }) => vote === best || best === undefined);
   }
 }

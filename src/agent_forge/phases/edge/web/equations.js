@@ -1,6 +1,7 @@
 /**
  * A calculator inside thoughts, as `agent_forge.agent.thought_calculator`: once the model has written `12 + 7 =`, the
- * result of the agent's own calculator is put there for it. An agent without one, or without thoughts, has no such help.
+ * result of the agent's own calculator is put there for it. An agent without one, or without thoughts, has no such
+ * help.
  */
 
 const TAIL_TOKENS = 24;

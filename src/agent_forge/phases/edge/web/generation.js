@@ -1,9 +1,9 @@
 /**
  * Decoding with the step graph, as `agent_forge.model.row_generation`: the likeliest token each time, or a draw.
  *
- * The thought rule is that of `agent_forge.model.thought_rule`: inside a thought no second one opens and the text cannot
- * end, after `budget` tokens only `</think>` may follow; outside nothing can be closed; where thinking is off nothing is
- * opened.
+ * The thought rule is that of `agent_forge.model.thought_rule`: inside a thought no second one opens and the text
+ * cannot end, after `budget` tokens only `</think>` may follow; outside nothing can be closed; where thinking is off
+ * nothing is opened.
  */
 
 /** What may come next while a model thinks, or does not. */

@@ -45,8 +45,7 @@ const [SIZE, MIDDLE] = [624, 397];
 function* mersenneTwister(seed) {
   const state = new Uint32Array(SIZE);
   state[0] = seed;
-  for (let at = 1; at < SIZE; at += 1)
-    state[at] = Math.imul(1812433253, state[at - 1] ^ (state[at - 1] >>> 30)) + at;
+  for (let at = 1; at < SIZE; at += 1) state[at] = Math.imul(1812433253, state[at - 1] ^ (state[at - 1] >>> 30)) + at;
   for (;;) {
     for (let at = 0; at < SIZE; at += 1) {
       const joined = (state[at] & 0x80000000) | (state[(at + 1) % SIZE] & 0x7fffffff);
@@ -62,14 +61,17 @@ function* mersenneTwister(seed) {
 }
 
 const BLOCK = 128;
+// prettier-ignore
 const START = [
   0x6a09e667f3bcc908n, 0xbb67ae8584caa73bn, 0x3c6ef372fe94f82bn, 0xa54ff53a5f1d36f1n, 0x510e527fade682d1n,
   0x9b05688c2b3e6c1fn, 0x1f83d9abfb41bd6bn, 0x5be0cd19137e2179n,
 ];
+// prettier-ignore
 const ORDERS = [
   "0123456789abcdef", "ea489fd61c02b753", "b8c052fdae367194", "7931dcbe265a40f8", "905724afe1bc683d",
   "2c6a0b834d75fe19", "c51fed4a0763928b", "db7ec13950f4862a", "6fe9b308c2d714a5", "a2847615fb9e3cd0",
 ].map((row) => [...row].map((digit) => parseInt(digit, 16)));
+// prettier-ignore
 const LANES = [
   [0, 4, 8, 12], [1, 5, 9, 13], [2, 6, 10, 14], [3, 7, 11, 15],
   [0, 5, 10, 15], [1, 6, 11, 12], [2, 7, 8, 13], [3, 4, 9, 14],

@@ -1,6 +1,6 @@
 /**
- * The first pass of a design with routes, as `agent_forge.agent.routes`: the question is read once by the model as it is,
- * and a linear classifier says of what kind it is.
+ * The first pass of a design with routes, as `agent_forge.agent.routes`: the question is read once by the model as it
+ * is, and a linear classifier says of what kind it is.
  */
 
 const LONGEST = 192; // tokens; of a longer question the end is read
