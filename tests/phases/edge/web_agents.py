@@ -28,6 +28,11 @@ from agent_forge.phases.edge.web_parity import Answer, Asked, model_answer
 
 MUSING = ("Count to three.", "one two", "one two three: ½ é 你 🙂")
 COUNTING = ("Add up 3, 4 and 5.", "3 + 4 = 7, 7 + 5 = 12", "12")
+EXAMPLES = [
+    ("Find out where Ada Vane lives.", "lookup(town, Ada Vane)", "Aldale", "Aldale."),
+    ("It is 14 o'clock. What will the clock show 5 hours later?", "clock(14, 5)", "19", "At 19 o'clock."),
+]
+"""What the page offers to ask: an agent that does not know them would never stop, and a comparison ends early."""
 SUMS = ["Add up 3, 4 and 5.", "Add up 6, 1 and 2.", "Add up 2, 2 and 9."]
 PLACES = ["Where does Ada Vane live?", "Where does Bo Lock live?", CHAIN[0]]
 QUESTIONS = [
@@ -50,6 +55,10 @@ DESIGN = AgentDesign(
 def agent_folder(folder: Path) -> Path:
     """A checkpoint folder."""
     learned = documents()
+    for ask, call, result, answer in EXAMPLES:
+        said = [("user", ask), ("assistant", call), ("user", f"result: {result}"), ("assistant", answer)]
+        learned.append(Document.chat(said))
+    learned.append(Document.chat([("user", "Who are you?"), ("assistant", "Salt.")]))
     for ask, thought, answer in (MUSING, COUNTING):
         learned.append(Document.chat([("user", ask), ("thought", thought), ("assistant", answer)]))
     tokenizer = train_tokenizer([document.text for document in learned] * 4, 400)

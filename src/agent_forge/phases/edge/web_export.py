@@ -33,7 +33,6 @@ from agent_forge.model.checkpoint import load_model, read_facts
 from agent_forge.model.expert_vectors import load_experts
 from agent_forge.model.ternary import ternary_linears
 from agent_forge.phases.edge.export_onnx import GRAPH, export_onnx
-from agent_forge.phases.edge.onnx_agent import exported_design
 from agent_forge.phases.edge.onnx_session import read_manifest
 from agent_forge.phases.edge.web_design import (
     NOT_IN_A_PAGE,
@@ -89,7 +88,7 @@ def export_web(folder: Path | str, out: Path | str, *, name: str = "", cache: Pa
     need_node()
     runtime = runtime_files(cache)
     model, tokenizer = load_model(folder)
-    design = exported_design(folder)
+    design = AgentDesign.load(folder) or AgentDesign()
     toolbox = None if all(row.tools == "never" for row in rows_of(design)) else Toolbox.load(folder)
     asked = Asked(
         model, tokenizer, toolbox, design, first_pass=open_first_pass(folder, model, tokenizer, design),
