@@ -36,7 +36,7 @@ EXAMPLES = [
 SUMS = ["Add up 3, 4 and 5.", "Add up 6, 1 and 2.", "Add up 2, 2 and 9."]
 PLACES = ["Where does Ada Vane live?", "Where does Bo Lock live?", CHAIN[0]]
 QUESTIONS = [
-    *DIALOGUES, CHAIN[0], MUSING[0], "Greet me.", "Say something else, please.", "naïve 🙂 <|end|> <think> ٣", *SUMS,
+    *DIALOGUES, CHAIN[0], MUSING[0], *SUMS, "Greet me.", "naïve 🙂 <|end|> <think> ٣", "Say something else, please.",
 ]  # fmt: skip
 DESIGN = AgentDesign(
     routes={
