@@ -13,7 +13,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import torch
 from tests.phases.edge.pages import ask_page
-from tests.phases.edge.web_agents import MUSING, QUESTIONS, SUMS, by_torch, designed_folder, loaded
+from tests.phases.edge.web_agents import MUSING, PLACES, QUESTIONS, SUMS, by_torch, designed_folder, loaded
 
 from agent_forge.agent.dialogue import Dialogue
 from agent_forge.errors import ConfigError, HandoffError
@@ -102,7 +102,10 @@ def test_a_page_of_another_model_is_noticed(exported, answers):
     other = copy.deepcopy(asked.model)
     with torch.no_grad():
         other.model.layers[0].attention.v_proj.weight.neg_()
-    figures = compared_answers(dataclasses.replace(asked, model=other), QUESTIONS[:3], answers[:3])
+    places = [n for n, question in enumerate(QUESTIONS) if question not in PLACES][:3]  # an expert knows its model
+    figures = compared_answers(
+        dataclasses.replace(asked, model=other), [QUESTIONS[n] for n in places], [answers[n] for n in places]
+    )
     assert figures["equal_tokens"] < figures["compared_tokens"]
     assert figures["equal_answers"] < 3
 
