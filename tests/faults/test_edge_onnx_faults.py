@@ -95,7 +95,7 @@ def test_weights_from_other_files_are_refused(damaged):
         OnnxSession(damaged)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 9}', "\x00"])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 9}', '{"format": 2}', "\x00"])
 def test_a_damaged_manifest_is_refused(damaged, text):
     (damaged / "onnx.json").write_text(text)
     with pytest.raises(ArtifactCorrupt, match=r"onnx\.json"):

@@ -123,11 +123,20 @@ class Dispatcher:
                 classes = bytes(opened.get_tensor(f"{_ROOM}classes").tolist()).decode().split("\n")
         except (SafetensorError, OSError, TypeError, ValueError) as error:
             raise HandoffError(f"{path} has no readable classifier of questions: {error}") from error
-        if BASE not in classes or weight.shape[:-1] != bias.shape or bias.shape != (len(set(classes)),):
-            raise HandoffError(f"{path}: classes {classes} do not fit weights of shape {list(weight.shape)}")
-        if not bool(weight.isfinite().all() and bias.isfinite().all()):
-            raise HandoffError(f"{path}: the classifier of questions holds values that are not finite")
-        return cls(tuple(classes), weight, bias)
+        return cls(tuple(classes), weight, bias).checked(str(path))
+
+    def checked(self, where: str) -> Dispatcher:
+        """Itself.
+
+        Raises:
+            HandoffError: its parts do not fit each other, or are not finite; ``where`` is named.
+        """
+        shape, bias = list(self.weight.shape), self.bias
+        if BASE not in self.classes or shape[:-1] != list(bias.shape) or bias.shape != (len(set(self.classes)),):
+            raise HandoffError(f"{where}: classes {list(self.classes)} do not fit weights of shape {shape}")
+        if not bool(self.weight.isfinite().all() and bias.isfinite().all()):
+            raise HandoffError(f"{where}: the classifier of questions holds values that are not finite")
+        return self
 
 
 def fit_dispatcher(features: Mapping[str, Tensor], *, ridge: float = 1.0) -> Dispatcher:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from agent_forge.agent.belongings import ROUTES
 from agent_forge.agent.design import AgentDesign
@@ -32,7 +32,7 @@ def first_pass(model: Decoder, tokenizer: PreTrainedTokenizerBase, dispatcher: D
 
 
 def open_first_pass(
-    folder: Path, model: Decoder, tokenizer: PreTrainedTokenizerBase, design: AgentDesign
+    folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, design: AgentDesign
 ) -> FirstPass | None:
     """What a design needs to tell kinds of question apart, from the files beside the weights.
 
@@ -45,6 +45,21 @@ def open_first_pass(
         None for a design without routes.
 
     Raises:
+        HandoffError: as `open_dispatcher`.
+    """
+    dispatcher = open_dispatcher(folder, int(model.config.hidden_size), design)
+    return None if dispatcher is None else first_pass(model, tokenizer, dispatcher)
+
+
+def open_dispatcher(folder: Path, width: int, design: AgentDesign) -> Dispatcher | None:
+    """The classifier in ``routes.safetensors``; None for a design without routes.
+
+    Args:
+        folder: of a checkpoint.
+        width: of what the model's head reads.
+        design: of the agent.
+
+    Raises:
         HandoffError: the classifier is not there, cannot be read, or fits neither the model nor the routes.
     """
     if not design.routes:
@@ -52,10 +67,18 @@ def open_first_pass(
     dispatcher = Dispatcher.open(folder, ROUTES)
     if dispatcher is None:
         raise HandoffError(f"the design has routes, and {ROUTES} with the classifier of questions is not beside it")
-    width = int(model.config.hidden_size)
+    return fitting(dispatcher, width, design, ROUTES)
+
+
+def fitting(dispatcher: Dispatcher, width: int, design: AgentDesign, where: str) -> Dispatcher:
+    """The classifier itself, if it reads so many features and knows the kinds of a design's routes.
+
+    Raises:
+        HandoffError: it does not; ``where`` it is from is named.
+    """
     if dispatcher.weight.shape[1] != width:
-        raise HandoffError(f"{ROUTES} reads {dispatcher.weight.shape[1]} features, and this model has {width}")
+        raise HandoffError(f"{where} reads {dispatcher.weight.shape[1]} features, and this model has {width}")
     known = [name for name in dispatcher.classes if name != BASE]
     if unknown := [kind for kind, _ in design.routes if kind not in known]:
-        raise HandoffError(f"the design has a route for {unknown[0]!r}, a kind that {ROUTES} does not know: {known}")
-    return first_pass(model, tokenizer, dispatcher)
+        raise HandoffError(f"the design has a route for {unknown[0]!r}, a kind that {where} does not know: {known}")
+    return dispatcher

@@ -157,16 +157,24 @@ def load_agent(path: Path, *, designed: bool = True) -> Agent:
         ModelNotFound, ArtifactCorrupt, HandoffError: as `load_reference`, `load_design` and `load_equip`.
         ConfigError: a graph, and onnxruntime is not installed.
     """
-    if is_export(path):
-        from agent_forge.phases.edge.onnx_model import load_graph
-
-        return Agent(*load_graph(path), load_design(path) if designed else None)
-    model, tokenizer = load_reference(path)
     design = load_design(path) if designed else None
+    if is_export(path):
+        return _load_export(path, design)
+    model, tokenizer = load_reference(path)
     if design is None:
         return Agent(model, tokenizer)
     equip, first_pass = load_equip(path, model, design), load_first_pass(path, model, tokenizer, design)
     return Agent(model, tokenizer, design, first_pass, equip)
+
+
+def _load_export(path: Path, design: AgentDesign | None) -> Agent:
+    from agent_forge.phases.edge.onnx_model import carried_out, load_graph
+
+    model, tokenizer = load_graph(path)
+    if design is None:
+        return Agent(model, tokenizer)
+    with _or_without(path):
+        return Agent(model, tokenizer, design, *carried_out(model, tokenizer, design))
 
 
 def is_export(path: Path) -> bool:

@@ -6,11 +6,11 @@ import json
 import logging
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +21,18 @@ from agent_forge.agent.belongings import DESIGN, TOOL_FILES
 from agent_forge.contract import END_THINK, THINK
 from agent_forge.errors import ConfigError, HandoffError
 from agent_forge.model.checkpoint import load_model
+from agent_forge.model.expert_vectors import Expert, applied
 from agent_forge.model.modeling import CognateForCausalLM
 from agent_forge.model.ternary import PER_ROW, PER_TENSOR, TernaryLinear, ternary_linears
-from agent_forge.phases.edge.onnx_agent import exported_design
+from agent_forge.phases.edge.onnx_agent import FEATURES, Brought, as_input, brought
+from agent_forge.phases.edge.onnx_experts import ExpertStep
 from agent_forge.phases.edge.onnx_parity import TOKENS, parity
 from agent_forge.phases.edge.onnx_session import FORMAT, MANIFEST
 from agent_forge.phases.edge.onnx_weights import Table, float_logits
+
+if TYPE_CHECKING:
+    from agent_forge.phases.edge.onnx_graph import CognateStep
+    from agent_forge.phases.edge.onnx_transformers import TransformersStep
 
 Flavour: TypeAlias = Literal["cpu", "web"]
 FLAVOURS = ("cpu", "web")
@@ -37,7 +43,7 @@ CARRIED = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
     "chat_template.jinja", *TOOL_FILES, DESIGN,
 )  # fmt: skip
-"""Files beside the weights that a runner may want; experts are not among them: they need the weights apart."""
+"""Files beside the weights that a runner may want; experts and classifier go into the graph and ``onnx.json``."""
 
 
 def export_onnx(
@@ -52,7 +58,8 @@ def export_onnx(
         tokens: over which graph and model are compared.
 
     Returns:
-        Facts: flavour, file, bytes of the graph and of the folder, and those of `onnx_parity.parity`.
+        Facts: flavour, file, bytes of the graph and of the folder, and those of `onnx_parity.parity`; for a design with
+        experts ``experts_compared_tokens``, ``experts_equal_tokens`` and ``experts_max_logit_difference`` as well.
 
     Raises:
         ConfigError: an unknown flavour, an output folder that holds something, or the extra is not installed.
@@ -65,16 +72,42 @@ def export_onnx(
         raise ConfigError(f"{out} is not empty; an export is written into a folder of its own")
     _need_extra()
     model, tokenizer = load_model(folder)
-    exported_design(folder)
+    needs = brought(folder, model)
     out.mkdir(parents=True, exist_ok=True)
-    manifest = write_graph(model, out / GRAPH, flavour)
+    manifest = write_graph(model, out / GRAPH, flavour, needs)
     manifest["tokens"] = _special_tokens(model, tokenizer)
-    (out / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    (out / MANIFEST).write_text(_a_line_each(manifest), encoding="utf-8")
     for name in CARRIED:
         if (folder / name).is_file():
             shutil.copyfile(folder / name, out / name)
     sizes = {"bytes": (out / GRAPH).stat().st_size, "folder_bytes": sum(path.stat().st_size for path in out.iterdir())}
-    return {"flavour": flavour, "file": GRAPH, **sizes, **parity(model, tokenizer, out, tokens)}
+    compared = {
+        **parity(model, tokenizer, out, tokens),
+        **_parity_with_experts(model, tokenizer, out, needs.mixtures, manifest, tokens),
+    }
+    return {"flavour": flavour, "file": GRAPH, **sizes, **compared}
+
+
+def _parity_with_experts(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    out: Path,
+    mixtures: Sequence[Expert],
+    manifest: Mapping[str, Any],
+    tokens: int,
+) -> dict[str, Any]:
+    """The same comparison while graph and model compute with each mixture of experts that the design asks for."""
+    found = []
+    for mixture in mixtures:
+        with applied(model, mixture):
+            found.append(parity(model, tokenizer, out, tokens, experts=as_input(mixture, manifest)))
+    if not found:
+        return {}
+    return {
+        "experts_compared_tokens": sum(each["compared_tokens"] for each in found),
+        "experts_equal_tokens": sum(each["equal_tokens"] for each in found),
+        "experts_max_logit_difference": max(each["max_logit_difference"] for each in found),
+    }
 
 
 def unrounded_parity(folder: Path | str, flavour: Flavour = "cpu", *, tokens: int = TOKENS) -> dict[str, Any]:
@@ -109,60 +142,85 @@ def unrounded_parity(folder: Path | str, flavour: Flavour = "cpu", *, tokens: in
     return {f"unrounded_{name}": found[name] for name in ("max_logit_difference", "equal_tokens")}
 
 
-def write_graph(model: PreTrainedModel, path: Path, flavour: Flavour) -> dict[str, Any]:
+def write_graph(model: PreTrainedModel, path: Path, flavour: Flavour, needs: Brought | None = None) -> dict[str, Any]:
     """Writes the graph of a model; gives what ``onnx.json`` says about it.
+
+    Args:
+        model: in evaluation mode.
+        path: of the graph.
+        flavour: "cpu" or "web".
+        needs: what the design of its agent asks of the graph; None = nothing.
 
     Raises:
         HandoffError: the architecture has no form as a graph.
     """
-    from agent_forge.phases.edge.onnx_graph import CognateStep
     from agent_forge.phases.edge.onnx_layers import OPSET
-    from agent_forge.phases.edge.onnx_transformers import TransformersStep
 
-    step: CognateStep | TransformersStep
+    needs = needs or Brought()
     try:
-        if isinstance(model, CognateForCausalLM):
-            step = CognateStep(
-                model, lambda layers: projection(layers, flavour), lambda x, table: _logits(x, table, flavour)
-            )
-        else:
-            step = TransformersStep(model, lambda layers: projection(layers, flavour))
+        step, whole = _step(model, flavour, needs)
+        states = step.states()
+        extra, given = (["experts"], [torch.zeros(1, whole.width)]) if isinstance(whole, ExpertStep) else ([], [])
+        vocabulary, width = model.get_output_embeddings().weight.shape
+        told = needs.to_manifest(whole, int(width), one_by_one=step.one_by_one)
     except ValueError as error:
         raise HandoffError(f"this model cannot be exported to ONNX: {error}") from error
-    step.eval()
-    states = step.states()
     growing = [{state.shape.index("past"): Dim.DYNAMIC} if "past" in state.shape else {} for state in states]
-    examples = (torch.zeros(1, 4, dtype=torch.long), *(state.example(3) for state in states))
+    examples = (torch.zeros(1, 4, dtype=torch.long), *given, *(state.example(3) for state in states))
     with torch.no_grad(), quiet():
         program = torch.onnx.export(
-            step,
+            whole,
             examples,
             dynamo=True,
             opset_version=OPSET,
-            dynamic_shapes={"input_ids": {1: Dim.DYNAMIC}, "past": tuple(growing)},
-            input_names=["input_ids", *(state.input for state in states)],
-            output_names=["logits", *(state.output for state in states)],
+            dynamic_shapes={"input_ids": {1: Dim.DYNAMIC}, **{name: {} for name in extra}, "past": tuple(growing)},
+            input_names=["input_ids", *extra, *(state.input for state in states)],
+            output_names=["logits", *([FEATURES] if FEATURES in told else []), *(state.output for state in states)],
             optimize=False,
             verbose=False,
         )
     assert program is not None
     path.write_bytes(_slim(program.model_proto))
-    vocabulary = int(model.get_output_embeddings().weight.shape[0])
     return {
         "format": FORMAT,
         "flavour": flavour,
         "file": path.name,
         "architecture": model.config.model_type,
         "opset": OPSET,
-        "vocab_size": vocabulary,
+        "vocab_size": int(vocabulary),
         "inputs": [{"name": "input_ids", "dtype": "int64", "shape": [1, "tokens"]}],
-        "outputs": [{"name": "logits", "dtype": "float32", "shape": [1, vocabulary]}],
+        "outputs": [{"name": "logits", "dtype": "float32", "shape": [1, int(vocabulary)]}],
         "states": [
             {"input": state.input, "output": state.output, "dtype": state.dtype, "shape": list(state.shape)}
             for state in states
         ],
         **step.sight(),
+        **told,
     }
+
+
+def _step(model: PreTrainedModel, flavour: Flavour, needs: Brought) -> tuple[CognateStep | TransformersStep, nn.Module]:
+    """The step of a model; and the same with the input of experts, where the design has some."""
+    from agent_forge.phases.edge.onnx_graph import CognateStep
+    from agent_forge.phases.edge.onnx_transformers import TransformersStep
+
+    def made(layers: Sequence[nn.Linear]) -> nn.Module:
+        return needs.adapted(projection(layers, flavour), layers)
+
+    step: CognateStep | TransformersStep
+    features = needs.dispatcher is not None
+    if isinstance(model, CognateForCausalLM):
+        step = CognateStep(model, made, lambda x, table: _logits(x, table, flavour), features=features)
+    else:
+        step = TransformersStep(model, made, features=features, adapted=needs.factors)
+    step.eval()
+    return step, ExpertStep(step).eval() if needs.experts else step
+
+
+def _a_line_each(manifest: Mapping[str, Any]) -> str:
+    """JSON with a line for each key: to be read, though some hold thousands of numbers."""
+    lines = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in manifest.items()]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def _slim(model: Any) -> bytes:

@@ -36,6 +36,10 @@ class IntegerLinear(nn.Module):
         self.matrix = CodedMatrix(layers)
         self.register_buffer("zero", torch.tensor(_MIDDLE, dtype=torch.uint8))
 
+    def unpacked(self) -> Tensor:
+        """The weights as fp32 [in, outputs of all layers]."""
+        return self.matrix.weight()
+
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] → [..., outputs of all layers]."""
         whole, scale = rounded_activations(x)

@@ -52,6 +52,8 @@ class CognateStep(nn.Module):
         model: in evaluation mode, ternary layers frozen.
         projection: how products are made; that of the flavour.
         head: how logits are made.
+        features: whether what the head reads comes out, too: its mean over the new tokens; with a recursion, which
+            refines the last token alone, that of the last token.
 
     Raises:
         ValueError: the model has a memory that the graph has no form for.
@@ -60,7 +62,12 @@ class CognateStep(nn.Module):
     frequencies: Tensor
 
     def __init__(
-        self, model: CognateForCausalLM, projection: Projection, head: Callable[[Tensor, Table], Tensor]
+        self,
+        model: CognateForCausalLM,
+        projection: Projection,
+        head: Callable[[Tensor, Table], Tensor],
+        *,
+        features: bool = False,
     ) -> None:
         super().__init__()
         config = model.config
@@ -69,7 +76,7 @@ class CognateStep(nn.Module):
                 f'a memory "{config.memory}" has no ONNX form: it takes a different way through the graph at the end '
                 'of each chunk; models with memory "off" or "ema" can be exported'
             )
-        self.config = config
+        self.config, self.features = config, features
         self.table = Table(model.model.embed_tokens.weight.detach())
         tied = model.lm_head.weight is model.model.embed_tokens.weight
         self.head_table = None if tied else Table(model.lm_head.weight.detach())
@@ -90,6 +97,11 @@ class CognateStep(nn.Module):
             found += key_value_states(len(self.blocks), self.config)
         return found
 
+    @property
+    def one_by_one(self) -> bool:
+        """Whether features are those of the last token alone."""
+        return self.recursion is not None
+
     def sight(self) -> dict[str, int | None]:
         """How far back a token sees: what a runner may forget."""
         return {"window": self.config.sliding_window, "global_every": self.config.global_every}
@@ -102,7 +114,8 @@ class CognateStep(nn.Module):
             past: of `states`.
 
         Returns:
-            Logits [1, vocab] of the token after the last, and the states after the new tokens.
+            Logits [1, vocab] of the token after the last, the features [1, hidden] if they are wanted, and the states
+            after the new tokens.
         """
         names = self.states()
         shared = self._begin(input_ids, {state.input: tensor for state, tensor in zip(names, past, strict=True)})
@@ -115,7 +128,8 @@ class CognateStep(nn.Module):
         logits = self.head(last[:, 0], self.table if self.head_table is None else self.head_table)
         cap = self.config.logit_soft_cap
         logits = cap * torch.tanh(logits / cap) if cap else logits
-        return logits, *(shared.present[state.output] for state in names)
+        features = [x.mean(1) if self.recursion is None else last[:, 0]] if self.features else []
+        return logits, *features, *(shared.present[state.output] for state in names)
 
     def _begin(self, input_ids: Tensor, past: dict[str, Tensor]) -> Pass:
         """Positions, angles and who sees whom."""

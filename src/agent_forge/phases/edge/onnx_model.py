@@ -7,7 +7,8 @@ and without its padding, so a row says what it would say alone.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,9 +20,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from agent_forge.agent.design import AgentDesign
+from agent_forge.agent.equipment import asked_for, needed, with_experts
+from agent_forge.agent.interpreter import Equip
+from agent_forge.agent.routes import FirstPass, first_pass, fitting
 from agent_forge.errors import ArtifactCorrupt, HandoffError
 from agent_forge.model.checkpoint import load_tokenizer
-from agent_forge.phases.edge.onnx_session import OnnxSession
+from agent_forge.model.expert_vectors import Expert
+from agent_forge.phases.edge.onnx_agent import FEATURES, as_input, dispatcher_of, experts_of
+from agent_forge.phases.edge.onnx_session import MANIFEST, OnnxSession
 
 
 class GraphCache:
@@ -110,6 +117,15 @@ class GraphModel:
 
     __call__ = forward
 
+    @contextmanager
+    def wearing(self, expert: Expert) -> Iterator[None]:
+        """Within, it computes with one of its experts or a mixture of them."""
+        before, self.session.experts = self.session.experts, as_input(expert, self.session.manifest)
+        try:
+            yield
+        finally:
+            self.session.experts = before
+
     def mean_hidden(self, ids: Sequence[int], skip: int = 0) -> Tensor:
         """What the head reads, float64 [d], averaged over a text after its first ``skip`` tokens.
 
@@ -132,6 +148,28 @@ def load_graph(folder: Path) -> tuple[GraphModel, PreTrainedTokenizerBase]:
     if len(tokenizer) > rows:
         raise HandoffError(f"{folder}: the tokenizer has {len(tokenizer)} tokens, but the graph knows {rows}")
     return model, tokenizer
+
+
+def carried_out(
+    model: GraphModel, tokenizer: PreTrainedTokenizerBase, design: AgentDesign
+) -> tuple[FirstPass | None, Equip | None]:
+    """What a design needs of its graph: the first pass of its routes, and its experts.
+
+    Raises:
+        ArtifactCorrupt: ``onnx.json`` says something about them that does not hold together.
+        HandoffError: the graph was exported for another design, and lacks them.
+    """
+    manifest, where = model.session.manifest, str(model.session.folder / MANIFEST)
+    equip, recognise = None, None
+    if asked_for(design):
+        equip = with_experts(needed(experts_of(manifest, where), {}, design), GraphModel.wearing)
+    if design.routes:
+        dispatcher = dispatcher_of(manifest, where)
+        if dispatcher is None or FEATURES not in manifest:
+            raise HandoffError("the design has routes, and the graph was exported for one without")
+        dispatcher = fitting(dispatcher, int(manifest[FEATURES]["shape"][1]), design, MANIFEST)
+        recognise = first_pass(model, tokenizer, dispatcher)
+    return recognise, equip
 
 
 def _positions(folder: Path) -> int | None:

@@ -32,7 +32,12 @@ _MOST_PROMPTS = 100
 
 
 def parity(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, tokens: int = TOKENS
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    tokens: int = TOKENS,
+    *,
+    experts: NDArray[np.float32] | None = None,
 ) -> dict[str, Any]:
     """Compares a model with its graph over greedily decoded tokens.
 
@@ -41,6 +46,7 @@ def parity(
         tokenizer: its tokenizer.
         folder: the export.
         tokens: to compare.
+        experts: what the graph is given for those that the model computes with, [1, N]; None = none.
 
     Returns:
         ``compared_tokens``, ``equal_tokens`` (same likeliest token), ``max_logit_difference``; and where inputs are
@@ -48,6 +54,7 @@ def parity(
         the same past ``same_past_within`` (share within `TOLERANCE`) and ``same_past_median`` (of the differences).
     """
     session = OnnxSession(folder, threads=1)
+    session.experts = session.experts if experts is None else experts
     stop = set(session.manifest["tokens"]["eos"])
     compared, equal, largest, own, near = 0, 0, 0.0, 0.0, list[float]()
     rounds = any(layer.activation_bits for layer in ternary_linears(model).values())

@@ -19,6 +19,7 @@ from agent_forge.contract import ONNX_MANIFEST as MANIFEST
 from agent_forge.errors import ArtifactCorrupt, ConfigError
 
 FORMAT = 2
+_NEEDED = ("file", "vocab_size", "states", "window", "global_every")
 PRUNE_SLACK = 64
 """Remembered tokens beyond those that can be seen before they are dropped, as the cache of the model does it."""
 
@@ -40,8 +41,28 @@ class OnnxSession:
         self.manifest = read_manifest(self.folder)
         self.session = _load(self.folder / self.manifest["file"], threads)
         self.states: list[dict[str, Any]] = self.manifest["states"]
+        self._check_names()
+        part = self.manifest.get("experts")
+        self.experts: NDArray[np.float32] | None = None if part is None else np.zeros(part["shape"], np.float32)
+        """What experts add in every run, Σ α (z − 1), [1, N]; zeros = the model as it is. None = the graph has none."""
         self.past: dict[str, NDArray[Any]] = {}
         self.reset()
+
+    def _check_names(self) -> None:
+        told = self.manifest
+        named = {
+            "input": {"input_ids", *(state["input"] for state in self.states)},
+            "output": {"logits", *(state["output"] for state in self.states)},
+        }
+        named["input"] |= {told["experts"]["input"]} if "experts" in told else set()
+        named["output"] |= {told["features"]["output"]} if "features" in told else set()
+        found = {"input": self.session.get_inputs(), "output": self.session.get_outputs()}
+        for side, entries in found.items():
+            if odd := sorted(named[side] ^ {entry.name for entry in entries}):
+                raise ArtifactCorrupt(
+                    f"{self.folder / told['file']} and {self.folder / MANIFEST} do not belong together: the {side} "
+                    f"{odd[0]} is in one of them only"
+                )
 
     def reset(self) -> None:
         """Forgets the text."""
@@ -93,7 +114,8 @@ class OnnxSession:
         if not tokens or not 0 <= min(tokens) <= max(tokens) < self.manifest["vocab_size"]:
             raise ValueError(f"expected at least one token from 0 to {self.manifest['vocab_size'] - 1}, got {tokens!r}")
         outputs = [output, *(state["output"] for state in self.states)]
-        found = self.session.run(outputs, {"input_ids": np.array([tokens], np.int64), **self.past})
+        worn = {} if self.experts is None else {self.manifest["experts"]["input"]: self.experts}
+        found = self.session.run(outputs, {"input_ids": np.array([tokens], np.int64), **worn, **self.past})
         self.past = {state["input"]: value for state, value in zip(self.states, found[1:], strict=True)}
         self._prune()
         said: NDArray[np.float32] = found[0][0]
@@ -143,6 +165,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise ArtifactCorrupt(f"{path} does not describe an ONNX export: {error!r}") from error
     if version != FORMAT:
         raise ArtifactCorrupt(f"{path} has format {version}, this program reads {FORMAT}; update it")
+    if missing := [key for key in _NEEDED if key not in manifest]:
+        raise ArtifactCorrupt(f"{path} does not describe an ONNX export: it has no {missing[0]}")
     return manifest
 
 

@@ -7,6 +7,7 @@ Only architectures whose layers all look at the whole past are taken; keys and v
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
+from agent_forge.model.forward import head_inputs
 from agent_forge.model.ternary import TernaryLinear
 from agent_forge.phases.edge.onnx_layers import Projection, State
 
@@ -24,12 +26,23 @@ class TransformersStep(nn.Module):
     Args:
         model: in evaluation mode, ternary layers frozen.
         projection: how products of ternary layers are made; that of the flavour.
+        features: whether what the head reads for the last token comes out, too.
+        adapted: other layers whose products are made like that.
 
     Raises:
         ValueError: layers with a sliding window, or without keys and values.
     """
 
-    def __init__(self, model: PreTrainedModel, projection: Projection) -> None:
+    one_by_one = True
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        projection: Projection,
+        *,
+        features: bool = False,
+        adapted: Collection[nn.Module] = (),
+    ) -> None:
         super().__init__()
         config: Any = model.config.get_text_config(decoder=True)
         kinds = set(getattr(config, "layer_types", None) or ["full_attention"]) - {"full_attention"}
@@ -38,9 +51,9 @@ class TransformersStep(nn.Module):
                 f"{config.model_type} has layers ({', '.join(sorted(kinds)) or 'sliding window'}) whose cache is not "
                 "keys and values of the whole past; models whose layers all have full attention can be exported"
             )
-        self.model = copy.deepcopy(model)
-        for path, layer in list(self.model.named_modules()):
-            if isinstance(layer, TernaryLinear):
+        self.model, self.features = copy.deepcopy(model), features
+        for path, layer in model.named_modules():
+            if isinstance(layer, TernaryLinear) or (isinstance(layer, nn.Linear) and layer in adapted):
                 self.model.set_submodule(path, projection([layer]))
         heads = int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
         size = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
@@ -66,13 +79,15 @@ class TransformersStep(nn.Module):
         keys = torch.cat([before, positions], 1)
         cache = DynamicCache(zip(rest[::2], rest[1::2], strict=True))
         visible = (keys[:, None, :] <= positions[:, :, None])[:, None]
-        output = self.model(
-            input_ids=input_ids,
-            attention_mask=visible,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        with head_inputs(self.model) as read:
+            output = self.model(
+                input_ids=input_ids,
+                attention_mask=visible,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        features = [read[0][:, -1]] if self.features else []
         present = [tensor for layer in output.past_key_values.layers for tensor in (layer.keys, layer.values)]
-        return output.logits[:, -1], keys, *present
+        return output.logits[:, -1], *features, keys, *present

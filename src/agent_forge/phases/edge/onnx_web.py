@@ -26,9 +26,13 @@ class UnpackedLinear(nn.Module):
         self.matrix = CodedMatrix(layers)
         self.rounds = layers[0].activation_bits > 0
 
+    def unpacked(self) -> Tensor:
+        """The weights as fp32 [in, outputs of all layers]."""
+        return self.matrix.weight()
+
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] → [..., outputs of all layers]."""
         if self.rounds:
             whole, scale = rounded_activations(x)
             x = whole / scale
-        return x @ self.matrix.weight()
+        return x @ self.unpacked()

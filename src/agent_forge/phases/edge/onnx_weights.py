@@ -211,6 +211,10 @@ class PlainLinear(nn.Module):
             self.register_buffer("bias", torch.cat(filled))
         self.rounds = rounds_inputs(layers[0])
 
+    def unpacked(self) -> Tensor:
+        """The weights as fp32 [in, outputs of all layers]."""
+        return self.weight
+
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] → [..., outputs of all layers]."""
         if self.rounds:
@@ -231,6 +235,10 @@ class Beside(nn.Module):
     def __init__(self, parts: Sequence[nn.Module]) -> None:
         super().__init__()
         self.parts = nn.ModuleList(parts)
+
+    def unpacked(self) -> Tensor:
+        """The weights as fp32 [in, outputs of all parts]."""
+        return torch.cat([part.unpacked() for part in self.parts], -1)  # type: ignore[operator]
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] → [..., outputs of all parts]."""
