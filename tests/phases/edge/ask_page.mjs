@@ -89,6 +89,41 @@ const answers = {
     const { StepGraph } = await part("graph");
     return new StepGraph(null, { inputNames: inputs, outputNames: outputs }, manifest).manifest;
   },
+  // A runtime that gives back what went in: the ids, the experts, how many tokens went before.
+  async read({ ids, apart, experts }) {
+    const { StepGraph } = await part("graph");
+    const seen = [];
+    const run = async ({ input_ids, experts: worn, past_positions: past }, wanted) => {
+      const [read, before] = [[...input_ids.data].map(Number), past.data.length];
+      seen.push({ ids: read, worn: [...worn.data], before, wanted });
+      const mean = apart ? read.at(-1) : read.reduce((sum, id) => sum + id, 0) / read.length;
+      const positions = BigInt64Array.from({ length: before + read.length }, (_, place) => BigInt(place));
+      const found = { logits: [before], features: [mean, before], present_positions: positions };
+      return Object.fromEntries(wanted.map((name) => [name, { data: found[name] }]));
+    };
+    const Tensor = class {
+      constructor(dtype, data, dims) {
+        Object.assign(this, { dtype, data, dims });
+      }
+    };
+    const state = { input: "past_positions", output: "present_positions", shape: [1, "past"], dtype: "int64" };
+    const ways = {
+      experts: { input: "experts", shape: [1, 2] },
+      features: { output: "features", shape: [1, 2], one_by_one: apart },
+    };
+    const names = {
+      inputNames: ["input_ids", "past_positions", "experts"],
+      outputNames: ["logits", "features", "present_positions"],
+    };
+    const graph = new StepGraph(
+      { Tensor },
+      { ...names, run },
+      { states: [state], window: null, global_every: 0, ...ways },
+    );
+    const features = [...(await graph.features(ids))];
+    await graph.step(ids, graph.start(), experts);
+    return { features, seen };
+  },
   // Seeds are text: they have more bits than a number of JSON.
   async draws({ conversations, attempts, turns, count }) {
     const { attemptSeed, turnSeed, uniform } = await part("random");

@@ -205,6 +205,7 @@ def test_kinds_are_those_of_python():
     assert ask_page("kinds", classifier=even, features=[[1.0]]) == ["sum"]
 
 
+MATRICES = [{"name": "up.weight", "rank": 2}, {"name": "down.weight", "rank": 1}]
 ROUTED = AgentDesign(
     think="on", thought_budget=7, max_calls=2,
     routes={
@@ -220,7 +221,8 @@ def test_what_a_page_gets_of_a_design():
         "think": "auto", "tools": "first", "samples": 1, "temperature": 0.0, "greedy_first": True, "calculated": "no",
         "checks": {}, "enough": 0.0, "thought_budget": 128, "max_calls": 8, "experts": None, "routes": {},
     }  # fmt: skip
-    manifest = {"experts": {"vectors": {"a": [0.5, -1.0], "b": [1.0, 2.0]}}, "routes": {"classes": []}}
+    vectors = {"a": [0.5, -1.0], "b": [1.0, 2.0]}
+    manifest = {"experts": {"shape": [1, 2], "matrices": MATRICES[:1], "vectors": vectors}, "routes": {"classes": []}}
     routed = page_design(ROUTED, manifest)
     assert (routed["classifier"], routed["design"]["thought_budget"]) == ({"classes": []}, 7)
     assert routed["design"]["routes"]["row"]["experts"] == [1.0, 0.0]
@@ -228,7 +230,7 @@ def test_what_a_page_gets_of_a_design():
 
 
 def test_a_mixture_is_drawn_back_as_in_python():
-    manifest = {"experts": {"vectors": {"a": [4.0, -4.0, 1.0]}}}
+    manifest = {"experts": {"shape": [1, 3], "matrices": MATRICES, "vectors": {"a": [4.0, -4.0, 1.0]}}}
     row = page_design(AgentDesign(experts={"a": 2.0}), manifest)["design"]["experts"]
     assert row == [5.0, -5.0, 1.25]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from agent_forge.agent.design import AgentDesign
 from agent_forge.agent.equipment import asked_for
 from agent_forge.agent.toolbox import Toolbox
-from agent_forge.model.expert_vectors import normalised
+from agent_forge.model.expert_vectors import mixture_of
+from agent_forge.phases.edge.onnx_agent import as_input, experts_of
+from agent_forge.phases.edge.onnx_session import MANIFEST
 
 NOT_IN_A_PAGE = ("python", "retrieve")
 """Kinds of tools that need a process or a folder."""
@@ -46,13 +46,10 @@ def _row(design: AgentDesign, manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _mixture(weights: Mapping[str, float], manifest: Mapping[str, Any]) -> list[float] | None:
-    """z − 1 of the mixture of experts, as `agent_forge.model.expert_vectors.mixed` has it."""
-    if not any(weights.values()):
-        return None
-    vectors = manifest["experts"]["vectors"]
-    change = sum((w * torch.tensor(vectors[name]) for name, w in weights.items()), torch.zeros(()))
-    mixture: list[float] = (normalised({"": 1 + change})[""] - 1).tolist()
-    return mixture
+    """What goes into the graph for a mixture of experts."""
+    mixture = mixture_of(experts_of(manifest, MANIFEST), weights)
+    given: list[float] | None = None if mixture is None else as_input(mixture, manifest)[0].tolist()
+    return given
 
 
 def think_of(design: AgentDesign) -> str | None:
