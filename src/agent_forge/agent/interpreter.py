@@ -245,7 +245,7 @@ def _key(design: AgentDesign, question: str | Sequence[Message], step: Step, see
     asked = question if isinstance(question, str) else tuple(tuple(sorted(m.items())) for m in question)
     shape = (design.recursion_steps, design.window, design.experts, design.pruning)
     drawn = (0, 0.0) if greedy else (1 + number, design.temperature, seed)
-    calls = design.max_calls if tools else 0
+    calls = design.max_calls if tools else None  # no tools is not no calls: words that look like a call are an answer
     return (asked, drawn, design.think, calls, calculated, design.thought_budget, shape)
 
 

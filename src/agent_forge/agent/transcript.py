@@ -46,11 +46,13 @@ class Transcript:
         stopped: ``answer`` = the model was done; ``calls`` = it wanted more calls than were allowed; ``tokens`` = the
             last turn was cut off; ``context`` = there was no room for another turn.
         num_tokens: that the model decoded, thoughts and the mark that ends each turn included.
+        ids: the tokens of each of the model's turns, without that mark.
     """
 
     turns: list[Turn] = field(default_factory=list)
     stopped: Stop = "answer"
     num_tokens: int = 0
+    ids: list[list[int]] = field(default_factory=list)
 
     @property
     def answer(self) -> str:

@@ -157,6 +157,7 @@ class Talk:
             chosen = {key: self.options[key] for key in ("seed", "max_tokens") if key in self.options}
             won = answer(self.model, self.tokenizer, self.toolbox, design, [messages], **chosen)[0]
         transcript.turns += won.transcript.turns
+        transcript.ids += won.transcript.ids
         transcript.stopped, transcript.num_tokens = won.transcript.stopped, won.num_tokens
         yield from won.transcript.turns
 

@@ -12,16 +12,7 @@ from agent_forge.agent.kinds import tool_row
 from agent_forge.agent.toolbox import Toolbox
 from agent_forge.errors import ConfigError
 from agent_forge.model.checkpoint import load_model
-from agent_forge.phases.edge.web_export import (
-    MODULES,
-    OPTIONS,
-    PAGE,
-    describe,
-    examples,
-    export_web,
-    left_out,
-    options_of,
-)  # fmt: skip
+from agent_forge.phases.edge.web_export import MODULES, PAGE, describe, examples, export_web, questions
 from agent_forge.phases.edge.web_runtime import PACKAGE, VERSION, need_node, runtime_archive
 
 
@@ -88,7 +79,7 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path):
 def test_a_bare_model_is_described_without_tools(tmp_path):
     folder = plain_folder(tmp_path / "model")
     model, _ = load_model(folder)
-    told = describe(model, folder, None)
+    told = describe(model, folder, AgentDesign(), None)
     assert told["summary"].startswith("A language model of ")
     assert dict(told["card"])["Tools"] == "none"
     assert examples(None) == []
@@ -97,22 +88,22 @@ def test_a_bare_model_is_described_without_tools(tmp_path):
 def test_tools_that_need_a_process_or_a_folder_are_named(tmp_path):
     rows = [tool_row(kind) for kind in ("calculator", "python", "retrieve")]
     toolbox = Toolbox.from_json(json.dumps({"format": 1, "tools": rows}))
-    card = dict(describe(cognate(), tmp_path, toolbox)["card"])
+    card = dict(describe(cognate(), tmp_path, AgentDesign(), toolbox)["card"])
     assert (card["Tools"], card["Not in a page"]) == ("calculator", "python, retrieve")
     assert examples(toolbox) == ["What is 17 + 25?"]
 
 
-def test_a_design_is_carried_out_as_far_as_a_page_can_and_the_rest_is_named(tmp_path):
-    assert (left_out(tmp_path), options_of(AgentDesign())) == ([], OPTIONS)
-    AgentDesign(think="on", thought_budget=7, max_calls=2).save(tmp_path)
-    assert left_out(tmp_path) == []
-    assert options_of(AgentDesign.load(tmp_path)) == {"maxTokens": 200, "maxCalls": 2, "budget": 7, "think": True}
-    AgentDesign(routes={"sum": AgentDesign(think="off")}).save(tmp_path)
-    assert left_out(tmp_path) == ["routes"]
-    AgentDesign(samples=5, temperature=0.7, tools="after").save(tmp_path)
-    (tmp_path / "experts.safetensors").touch()
-    assert left_out(tmp_path) == ["samples", "temperature", "tools after", "experts"]
-    assert "one attempt" in dict(describe(cognate(), tmp_path, None)["card"])["Left out"]
+def test_the_page_says_how_it_goes_about_a_question(tmp_path):
+    assert "Design" not in dict(describe(cognate(), tmp_path, AgentDesign(), None)["card"])
+    card = dict(describe(cognate(), tmp_path, AgentDesign(samples=5, temperature=0.7, pruning="half"), None)["card"])
+    assert (card["Design"], card["Not in a page"]) == ("up to 5 attempts and a vote", "pruning")
+
+
+def test_page_and_model_are_asked_what_the_model_practised():
+    practice = {"seed": 3, "strategies": ["view", "doubt"]}
+    asked, plain = questions(None, practice), questions(None, None)
+    assert len(asked) == len(plain) + 2 == len(set(asked))
+    assert asked == questions(None, practice)
 
 
 def test_every_module_of_the_page_is_exported_and_short():

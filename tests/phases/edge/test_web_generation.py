@@ -36,3 +36,15 @@ def test_the_first_of_equals_is_taken():
     options = {"opening": OPENING, "closing": CLOSING, "stop": STOP, "think": "auto", "budget": 3}
     (found,) = ask_page("rule", options=options, cases=[{"ids": [1], "scores": [0, 3, 3, *[0] * 9]}])
     assert found["likeliest"] == 1
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["at once", "one by one"])
+def test_a_question_is_read_without_experts_and_averaged_over_its_tokens(apart):
+    got = ask_page("read", ids=[5, 7, 12], apart=apart, experts=[0.5, -1.0])
+    parts = [[5], [7], [12]] if apart else [[5, 7, 12]]
+    reading, step = got["seen"][:-1], got["seen"][-1]
+    assert [row["ids"] for row in reading] == parts
+    assert {tuple(row["worn"]) for row in reading} == {(0, 0)}
+    assert [row["before"] for row in reading] == list(range(len(parts)))
+    assert got["features"] == pytest.approx([8.0, sum(range(len(parts))) / len(parts)])
+    assert (step["worn"], step["before"], step["wanted"]) == ([0.5, -1.0], 0, ["logits", "present_positions"])

@@ -13,11 +13,11 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import torch
 from tests.phases.edge.pages import ask_page
-from tests.phases.edge.web_agents import MUSING, QUESTIONS, agent_folder, by_torch, loaded
+from tests.phases.edge.web_agents import MUSING, PLACES, QUESTIONS, SUMS, by_torch, designed_folder, loaded
 
 from agent_forge.agent.dialogue import Dialogue
 from agent_forge.errors import ConfigError, HandoffError
-from agent_forge.phases.edge.web_export import MODULES, OPTIONS, export_web
+from agent_forge.phases.edge.web_export import MAX_TOKENS, MODULES, export_web
 from agent_forge.phases.edge.web_parity import compared_answers, page_answers
 from agent_forge.phases.edge.web_runtime import BINARY, MODULE, runtime_archive
 
@@ -35,28 +35,30 @@ def exported(tmp_path_factory):
     except ConfigError as error:
         pytest.skip(str(error))
     place = tmp_path_factory.mktemp("page")
-    folder = agent_folder(place / "agent")
+    folder = designed_folder(place / "agent")
     return folder, place / "page", export_web(folder, place / "page", name="Salt & <b>Co</b>")
 
 
 def test_every_token_of_the_page_is_that_of_pytorch(exported):
     _, page, facts = exported
-    assert facts["equal_tokens"] == facts["compared_tokens"] >= 200
+    assert facts["equal_tokens"] == facts["compared_tokens"] >= 150
     assert facts["equal_answers"] == facts["compared_answers"] >= 20
     assert facts["folder_bytes"] == sum(path.stat().st_size for path in page.iterdir())
     assert facts["folder_bytes"] == facts["runtime_bytes"] + facts["agent_bytes"]
     assert facts["folder_bytes"] < 5_000_000
-    assert facts["tools_not_in_page"] == "none"
+    assert (facts["tools_not_in_page"], facts["design_not_in_page"]) == ("none", "none")
+    assert facts["design"].endswith("2 kinds of question with a way of their own; experts twist")
 
 
 @pytest.fixture(scope="module")
 def answers(exported):
     """What the page says to the questions, in Node."""
-    return page_answers(exported[1], QUESTIONS, OPTIONS)
+    return page_answers(exported[1], QUESTIONS, MAX_TOKENS)
 
 
 def test_thoughts_calls_and_chains_are_those_of_pytorch(exported, answers):
     assert answers == [by_torch(exported[0], question) for question in QUESTIONS]
+    assert max(len(answer.attempts) for answer in answers) == 4
     kinds = {kind for answer in answers for kind, _ in answer.turns}
     assert kinds == {"thought", "call", "result", "answer"}
 
@@ -79,28 +81,31 @@ def test_the_folder_holds_what_it_needs_and_nothing_else(exported):
 
 def test_a_long_text_is_read_in_bounded_memory_and_a_conversation_as_python_writes_it(exported):
     folder, page, _ = exported
-    model, tokenizer, _ = loaded(folder)
+    model, tokenizer = loaded(folder).model, loaded(folder).tokenizer
     ids = tokenizer("Ada Vane is a baker. Bo Lock is a miller, and lives in Belmere. " * 12)["input_ids"][:200]
     messages = [
         {"role": "user", "content": "My name is <|user|> Ünal."}, {"role": "assistant", "content": " Good day."},
-        {"role": "system", "content": ""}, {"role": "user", "content": "What is 17 + 25?"},
+        {"role": "system", "content": ""}, {"role": "user", "content": SUMS[0]},
     ]  # fmt: skip
-    got = ask_page("follow", page=str(page), ids=ids, messages=messages, stopAfter=3)
+    got = ask_page("follow", page=str(page), ids=ids, messages=messages, stopAfter=30)
     with torch.inference_mode():
         wanted = model(torch.tensor([ids]), use_cache=False).logits[0].argmax(-1).tolist()
     equal = sum(one == other for one, other in zip(got["found"], wanted, strict=True))
     assert equal >= 0.98 * len(ids)
     assert got["longest"] < 32 + 2 * 64 + len(ids) / 8
     assert got["prompt"] == Dialogue(tokenizer, messages).prompt()
-    assert (got["count"], got["stopped"]) == (3, "cancelled")
+    assert (got["count"], got["stopped"]) == (30, "cancelled")  # in the second attempt
 
 
 def test_a_page_of_another_model_is_noticed(exported, answers):
-    model, tokenizer, toolbox = loaded(exported[0])
-    other = copy.deepcopy(model)
+    asked = loaded(exported[0])
+    other = copy.deepcopy(asked.model)
     with torch.no_grad():
         other.model.layers[0].attention.v_proj.weight.neg_()
-    figures = compared_answers(other, tokenizer, toolbox, QUESTIONS[:3], answers[:3], OPTIONS)
+    places = [n for n, question in enumerate(QUESTIONS) if question not in PLACES][:3]  # an expert knows its model
+    figures = compared_answers(
+        dataclasses.replace(asked, model=other), [QUESTIONS[n] for n in places], [answers[n] for n in places]
+    )
     assert figures["equal_tokens"] < figures["compared_tokens"]
     assert figures["equal_answers"] < 3
 
@@ -108,7 +113,7 @@ def test_a_page_of_another_model_is_noticed(exported, answers):
 def test_a_page_that_reads_other_tokens_is_refused(exported, answers):
     wrong = dataclasses.replace(answers[0], prompt=[*answers[0].prompt[:-1], 5])
     with pytest.raises(HandoffError, match="reads other tokens than the model's: 'What is 17"):
-        compared_answers(*loaded(exported[0]), QUESTIONS[:1], [wrong], OPTIONS)
+        compared_answers(loaded(exported[0]), QUESTIONS[:1], [wrong])
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -191,9 +196,10 @@ def test_in_chromium_every_token_is_that_of_pytorch(exported, chat):
     compared = 0
     for question in [*QUESTIONS, *(f"What is {17 + 13 * n} plus {5 + 7 * n}?" for n in range(10))]:
         place, wanted = chat.ask(question), by_torch(folder, question)
-        assert [int(token) for token in place.get_attribute("data-tokens").split()] == wanted.tokens
-        assert place.find_element("css selector", ".answer").text == " ".join(wanted.turns[-1][1].split())
-        compared += len(wanted.tokens)
+        tokens = [token for attempt in wanted.attempts for token in attempt]
+        assert [int(token) for token in place.get_attribute("data-tokens").split()] == tokens
+        assert place.find_element("css selector", ".answer").get_attribute("textContent") == wanted.turns[-1][1]
+        compared += len(tokens)
     assert compared >= 200
     assert not chat.one("#error").is_displayed()
     assert [entry for entry in chat.driver.get_log("browser") if entry["level"] == "SEVERE"] == []
@@ -210,6 +216,14 @@ def test_in_chromium_thoughts_and_calls_are_folded_and_open_on_request(exported,
     chat.one("#options summary").click()
     chat.one("#unfold").click()
     assert place.find_element("css selector", "details p").text == MUSING[1]
+
+
+def test_in_chromium_several_attempts_are_told_and_the_one_that_won_is_shown(exported, chat):
+    place, wanted = chat.ask(SUMS[1]), by_torch(exported[0], SUMS[1])
+    number = len(wanted.attempts)
+    assert re.fullmatch(rf"Attempt [1-{number}] of {number} was chosen\. .*", chat.one("#status").text)
+    assert place.find_elements("css selector", ".attempt") == []
+    assert place.find_element("css selector", "details p").get_attribute("textContent") == wanted.turns[0][1]
 
 
 def test_in_chromium_nothing_but_the_folder_is_loaded(exported, chat):

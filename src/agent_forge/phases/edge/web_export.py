@@ -3,6 +3,8 @@
 The folder holds the step graph (`export_onnx`, flavour web), the tokenizer, the tools that need no server, the
 page's own modules (``web/``) and onnxruntime-web with its licences. Large files are gzipped; the page checks the
 digest of each before it uses it. Before the folder is given out it is run in Node and compared with PyTorch.
+
+The page carries the agent's design out as `agent-forge chat` does: attempts, draws, votes, checks, routes and experts.
 """
 
 from __future__ import annotations
@@ -12,7 +14,6 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,33 +21,42 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from agent_forge import __version__
-from agent_forge.agent.belongings import EXPERTS
 from agent_forge.agent.design import AgentDesign
+from agent_forge.agent.equipment import asked_for, needed, with_experts
 from agent_forge.agent.knowledge import FORMAT as KNOWLEDGE_FORMAT
+from agent_forge.agent.routes import open_first_pass
 from agent_forge.agent.toolbox import MANIFEST as TOOLS
 from agent_forge.agent.toolbox import Toolbox
+from agent_forge.data.practice import worked_thoughts
 from agent_forge.errors import ConfigError
 from agent_forge.model.checkpoint import load_model, read_facts
+from agent_forge.model.expert_vectors import load_experts
 from agent_forge.model.ternary import ternary_linears
 from agent_forge.phases.edge.export_onnx import GRAPH, export_onnx
 from agent_forge.phases.edge.onnx_session import read_manifest
+from agent_forge.phases.edge.web_design import (
+    NOT_IN_A_PAGE,
+    left_out,
+    page_design,
+    rows_of,
+    think_of,
+    told,
+    tools_not_in_page,
+)
 from agent_forge.phases.edge.web_dialogue import dialogue
-from agent_forge.phases.edge.web_parity import web_parity
+from agent_forge.phases.edge.web_parity import Asked, web_parity
 from agent_forge.phases.edge.web_runtime import BINARY, LICENCES, MODULE, PACKAGE, VERSION, need_node, runtime_files
 
 PAGE = Path(__file__).with_name("web")
-FORMAT = 1
+FORMAT = 2
 FACTS = "page.json"
-OPTIONS: dict[str, Any] = {"maxTokens": 200, "maxCalls": 8, "budget": 128, "think": "auto"}
-"""Of an answer: tokens of each turn, calls, tokens of a thought, whether to think; as `agent-forge chat` has them."""
-_THINK: dict[str, Any] = {"auto": "auto", "on": True, "off": False}
-_IN_A_PAGE = ("think", "thought_budget", "max_calls")
-"""The parts of a design that a page carries out; of ``tools`` it knows first and never."""
-NOT_IN_A_PAGE = ("python", "retrieve")
-"""Kinds of tools that need a process or a folder."""
+DESIGN = "design.json.gz"
+MAX_TOKENS = 200
+"""Of the words of each turn, as `agent-forge chat` has them."""
 MODULES = (
-    "index.html", "style.css", "chat.js", "worker.js", "load.js", "agent.js", "generation.js", "tokenizer.js",
-    "regex.js", "tools.js", "calls.js", "calculator.js", "text.js",
+    "index.html", "style.css", "chat.js", "worker.js", "load.js", "design.js", "routes.js", "checks.js", "agent.js",
+    "equations.js", "generation.js", "random.js", "graph.js", "tokenizer.js", "regex.js", "tools.js", "calls.js",
+    "calculator.js", "text.js",
 )  # fmt: skip
 """The files of ``web/`` that make the page."""
 _NOTICES = "onnxruntime-web-"
@@ -69,7 +79,8 @@ def export_web(folder: Path | str, out: Path | str, *, name: str = "", cache: Pa
 
     Raises:
         ConfigError: ``out`` holds something, or npm, Node or the extra ``edge`` is missing.
-        HandoffError: a model, a tokenizer or a chat template that the page has no form for.
+        HandoffError: a model, a tokenizer, a chat template or a design that the page has no form for, or a design that
+            lacks an expert or the classifier of questions.
     """
     folder, out = Path(folder), Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -78,10 +89,16 @@ def export_web(folder: Path | str, out: Path | str, *, name: str = "", cache: Pa
     runtime = runtime_files(cache)
     model, tokenizer = load_model(folder)
     design = AgentDesign.load(folder) or AgentDesign()
-    toolbox = None if design.tools == "never" else Toolbox.load(folder)
-    told = {
-        "name": name or folder.resolve().name, "dialogue": dialogue(tokenizer), "options": options_of(design),
-        **describe(model, folder, toolbox),
+    toolbox = None if all(row.tools == "never" for row in rows_of(design)) else Toolbox.load(folder)
+    asked = Asked(
+        model, tokenizer, toolbox, design, first_pass=open_first_pass(folder, model, tokenizer, design),
+        equip=with_experts(needed(*load_experts(folder, model), design)) if asked_for(design) else None,
+        max_tokens=MAX_TOKENS,
+    )  # fmt: skip
+    facts = {
+        "name": name or folder.resolve().name, "maxTokens": MAX_TOKENS, "think": think_of(design),
+        "dialogue": {**dialogue(tokenizer), "positions": getattr(model.config, "n_positions", None)},
+        **describe(model, folder, design, toolbox),
     }  # fmt: skip
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
@@ -89,8 +106,8 @@ def export_web(folder: Path | str, out: Path | str, *, name: str = "", cache: Pa
         figures = export_onnx(folder, graph, "web")
         page.mkdir()
         runtime_bytes = _write_runtime(page, runtime)
-        _write_agent(page, folder, graph, toolbox, told)
-        compared = web_parity(model, tokenizer, toolbox, page, questions(toolbox), told["options"])
+        _write_agent(page, folder, graph, design, toolbox, facts)
+        compared = web_parity(asked, page, questions(toolbox, read_facts(folder).get("practice")))
         folder_bytes = _size(page)
         if out.exists():
             out.rmdir()
@@ -101,28 +118,14 @@ def export_web(folder: Path | str, out: Path | str, *, name: str = "", cache: Pa
         "agent_bytes": folder_bytes - runtime_bytes,
         **compared,
         "max_logit_difference": figures["max_logit_difference"],
-        "tools_not_in_page": ", ".join(_absent(toolbox)) or "none",
-        "design_not_in_page": ", ".join(left_out(folder)) or "none",
+        "tools_not_in_page": ", ".join(tools_not_in_page(toolbox)) or "none",
+        "design": told(design) or "one attempt",
+        "design_not_in_page": ", ".join(left_out(design)) or "none",
         "open": f"python3 -m http.server 8000 --bind 127.0.0.1 --directory {out}",
     }
 
 
-def options_of(design: AgentDesign) -> dict[str, Any]:
-    """`OPTIONS` as a design has them."""
-    own = {"maxCalls": design.max_calls, "budget": design.thought_budget, "think": _THINK[design.think]}
-    return {**OPTIONS, **own}
-
-
-def left_out(folder: Path) -> list[str]:
-    """What belongs to the agent of a checkpoint folder and a page does not carry out: parts of its design, experts."""
-    design, plain = (AgentDesign.load(folder) or AgentDesign()).canonical(), AgentDesign()
-    names = [each.name for each in fields(AgentDesign) if each.name not in (*_IN_A_PAGE, "tools")]
-    found = [name for name in names if getattr(design, name) != getattr(plain, name)]
-    found += ["tools after"] if design.tools == "after" else []
-    return [*found, *(["experts"] if (folder / EXPERTS).is_file() and "experts" not in found else [])]
-
-
-def describe(model: PreTrainedModel, folder: Path, toolbox: Toolbox | None) -> dict[str, Any]:
+def describe(model: PreTrainedModel, folder: Path, design: AgentDesign, toolbox: Toolbox | None) -> dict[str, Any]:
     """What the page says about the agent: a sentence, and rows of a table."""
     layers = ternary_linears(model)
     total = sum(tensor.numel() for tensor in {id(each): each for each in model.parameters()}.values())
@@ -135,9 +138,9 @@ def describe(model: PreTrainedModel, folder: Path, toolbox: Toolbox | None) -> d
         ("Vocabulary", f"{model.config.vocab_size:,} tokens"),
         ("Tools", ", ".join(usable) or "none"),
     ]
-    card += [("Not in a page", ", ".join(_absent(toolbox)))] if _absent(toolbox) else []
-    if away := left_out(folder):
-        card.append(("Left out", f"{', '.join(away)}: in this page it makes one attempt with its own weights"))
+    card += [("Design", told(design))] if told(design) else []
+    absent = [*tools_not_in_page(toolbox), *left_out(design)]
+    card += [("Not in a page", ", ".join(absent))] if absent else []
     card += [("Persona", str(facts["persona"]))] if facts.get("persona") else []
     card += [
         ("Runs on", f"{PACKAGE} {VERSION} (MIT licence, {_NOTICES}{LICENCES[0]})"),
@@ -161,10 +164,15 @@ def examples(toolbox: Toolbox | None) -> list[str]:
     return found
 
 
-def questions(toolbox: Toolbox | None) -> list[str]:
-    """What page and model are asked for the comparison: the examples, sums, and some text that no tool is for."""
+def questions(toolbox: Toolbox | None, practice: Mapping[str, Any] | None) -> list[str]:
+    """What page and model are asked for the comparison: the examples, some text that no tool is for, one question of
+    each way to think that the model practised, sums."""
     sums = [f"What is {17 + 13 * number} plus {5 + 7 * number}?" for number in range(_SUMS)]
-    return [*examples(toolbox), "Who are you?", "Erzähl mir etwas: 12 Äpfel, 你好, 🙂 <think> <|end|>", *sums]
+    found = [*examples(toolbox), "Who are you?", "Erzähl mir etwas: 12 Äpfel, 你好, 🙂 <think> <|end|>"]
+    if practice is not None:
+        ways = [worked_thoughts(practice["seed"], "test", [3], [strategy]) for strategy in practice["strategies"]]
+        found += [next(items).tasks[0].prompt for items in ways]
+    return [*found, *sums]
 
 
 def _write_runtime(page: Path, runtime: Mapping[str, bytes]) -> int:
@@ -176,27 +184,32 @@ def _write_runtime(page: Path, runtime: Mapping[str, bytes]) -> int:
     return _size(page)
 
 
-def _write_agent(page: Path, folder: Path, graph: Path, toolbox: Toolbox | None, told: Mapping[str, Any]) -> None:
-    """The page's modules, the model, the tokenizer, and ``page.json`` about them all."""
+def _write_agent(
+    page: Path, folder: Path, graph: Path, design: AgentDesign, toolbox: Toolbox | None, facts: Mapping[str, Any]
+) -> None:
+    """The page's modules, the model, the tokenizer, the design, and ``page.json`` about them all."""
+    manifest = read_manifest(graph)
     for name in MODULES:
         shutil.copyfile(PAGE / name, page / name)
     _write(page / f"{GRAPH}.gz", _packed((graph / GRAPH).read_bytes()))
     _write(page / "tokenizer.json.gz", _packed((folder / "tokenizer.json").read_bytes()))
-    names = {"model": f"{GRAPH}.gz", "tokenizer": "tokenizer.json.gz"}
+    _write(page / DESIGN, _packed(json.dumps(page_design(design, manifest)).encode()))
+    names = {"model": f"{GRAPH}.gz", "tokenizer": "tokenizer.json.gz", "design": DESIGN}
     binary = f"{BINARY}.gz"
-    manifest = read_manifest(graph)
-    facts = {
+    ways_in = manifest.get("experts") and {key: manifest["experts"][key] for key in ("input", "shape")}
+    told = {
         "format": FORMAT,
-        **told,
-        "dialogue": {**told["dialogue"], "stop": manifest["tokens"]["eos"]},
-        "graph": {key: manifest[key] for key in ("states", "window", "global_every")},
+        **facts,
+        "dialogue": {**facts["dialogue"], "stop": manifest["tokens"]["eos"]},
+        "graph": {key: manifest[key] for key in ("states", "window", "global_every")}
+        | {"experts": ways_in, "features": manifest.get("features")},
         "runtime": {"module": MODULE, "binary": binary},
         "examples": examples(toolbox),
         **_tools(toolbox),
         **names,
         "loaded": [_row(page / name) for name in (binary, *names.values())],
     }
-    _write_facts(page, facts)
+    _write_facts(page, told)
 
 
 def _write_facts(page: Path, facts: Mapping[str, Any]) -> None:
@@ -219,10 +232,6 @@ def _tools(toolbox: Toolbox | None) -> dict[str, Any]:
         return {"tools": json.loads(files[TOOLS]), "knowledge": None}
     records = [[subject, list(record.items())] for subject, record in toolbox.knowledge.records.items()]
     return {"tools": json.loads(files[TOOLS]), "knowledge": {"format": KNOWLEDGE_FORMAT, "records": records}}
-
-
-def _absent(toolbox: Toolbox | None) -> list[str]:
-    return [] if toolbox is None else [tool.name for tool in toolbox.tools.values() if tool.kind in NOT_IN_A_PAGE]
 
 
 def _row(path: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """How equal a page and the model are: the page's own modules, run in Node, answer the same questions as PyTorch.
 
-What is compared is what the agent does, greedily: the tokens it reads, every token it says (thoughts, calls and
-answers), and the turns with the results of its tools.
+What is compared is what the agent does by its design: the tokens it reads, every token that it says in each attempt
+(thoughts, calls and answers), and the turns of the attempt that won, with the results of its tools.
 """
 
 from __future__ import annotations
@@ -10,24 +10,45 @@ import json
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from agent_forge.agent.calls import parse_call
+from agent_forge.agent.design import AgentDesign
 from agent_forge.agent.dialogue import Dialogue
+from agent_forge.agent.interpreter import Equip, Memo, answer
+from agent_forge.agent.routes import FirstPass
 from agent_forge.agent.toolbox import Toolbox
-from agent_forge.data.tokenizer import has_thoughts
 from agent_forge.errors import HandoffError
-from agent_forge.model.generation import generate_tokens
 from agent_forge.phases.edge.web_runtime import need_node
 
 CHECK = Path(__file__).with_name("web") / "check.mjs"
 ENOUGH = 600
-"""Tokens after which no further question is asked: of a large model that never stops, or of a small one that does."""
+"""Tokens after which no further question is asked: of a large model that never stops, or of a small one that does.
+Counted is the first attempt at each question."""
 _SECONDS = 1800
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The agent that a page is compared with.
+
+    Attributes:
+        model, tokenizer, toolbox: it.
+        design: how it goes about a question.
+        first_pass, equip: of the design, as `agent_forge.agent.interpreter.answer` takes them.
+        max_tokens: of the words of each turn.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    toolbox: Toolbox | None
+    design: AgentDesign
+    first_pass: FirstPass | None = None
+    equip: Equip | None = None
+    max_tokens: int = 200
 
 
 @dataclass(frozen=True)
@@ -36,30 +57,22 @@ class Answer:
 
     Attributes:
         prompt: the tokens that it read first.
-        tokens: all that it said, turn after turn.
-        turns: ``(kind, text)`` of thoughts, calls, results and the answer.
+        attempts: all that it said in each attempt, turn after turn.
+        turns: ``(kind, text)`` of thoughts, calls, results and the answer of the attempt that won.
     """
 
     prompt: list[int]
-    tokens: list[int]
+    attempts: list[list[int]]
     turns: list[tuple[str, str]]
 
 
-def web_parity(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    toolbox: Toolbox | None,
-    folder: Path,
-    questions: Sequence[str],
-    options: Mapping[str, Any],
-) -> dict[str, int]:
+def web_parity(asked: Asked, folder: Path, questions: Sequence[str]) -> dict[str, int]:
     """Asks model and page the same questions.
 
     Args:
-        model, tokenizer, toolbox: the agent.
+        asked: the agent.
         folder: its page.
         questions: to ask.
-        options: ``maxTokens``, ``maxCalls``, ``budget`` and ``think`` of the page.
 
     Returns:
         ``compared_tokens``, ``equal_tokens``, ``compared_answers`` and ``equal_answers`` (equal turn by turn).
@@ -67,17 +80,10 @@ def web_parity(
     Raises:
         HandoffError: the page cannot be opened, or it reads other tokens than the model.
     """
-    return compared_answers(model, tokenizer, toolbox, questions, page_answers(folder, questions, options), options)
+    return compared_answers(asked, questions, page_answers(folder, questions, asked.max_tokens))
 
 
-def compared_answers(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    toolbox: Toolbox | None,
-    questions: Sequence[str],
-    answers: Sequence[Answer],
-    options: Mapping[str, Any],
-) -> dict[str, int]:
+def compared_answers(asked: Asked, questions: Sequence[str], answers: Sequence[Answer]) -> dict[str, int]:
     """The figures of `web_parity` for what a page answered.
 
     Raises:
@@ -85,10 +91,11 @@ def compared_answers(
     """
     compared, equal, same = 0, 0, 0
     for question, there in zip(questions, answers, strict=False):
-        here = model_answer(model, tokenizer, toolbox, question, options)
+        here = model_answer(asked, question)
         if here.prompt != there.prompt:
             raise HandoffError(f"the page's tokenizer reads other tokens than the model's: {question!r}")
-        pairs = list(zip_longest(here.tokens, there.tokens))
+        attempts = zip_longest(here.attempts, there.attempts, fillvalue=())
+        pairs = list(chain.from_iterable(zip_longest(*each) for each in attempts))
         compared += len(pairs)
         equal += sum(one == other for one, other in pairs)
         same += here.turns == there.turns
@@ -98,7 +105,7 @@ def compared_answers(
     }  # fmt: skip
 
 
-def page_answers(folder: Path, questions: Sequence[str], options: Mapping[str, Any]) -> list[Answer]:
+def page_answers(folder: Path, questions: Sequence[str], max_tokens: int) -> list[Answer]:
     """What the page does with the first questions, up to `ENOUGH` tokens, run in Node.
 
     Raises:
@@ -106,7 +113,7 @@ def page_answers(folder: Path, questions: Sequence[str], options: Mapping[str, A
         ConfigError: there is no Node.
     """
     asked = {
-        "folder": str(folder.resolve()), "questions": list(questions), "options": dict(options),
+        "folder": str(folder.resolve()), "questions": list(questions), "maxTokens": max_tokens,
         "enough": ENOUGH,
     }  # fmt: skip
     done = subprocess.run(
@@ -118,40 +125,23 @@ def page_answers(folder: Path, questions: Sequence[str], options: Mapping[str, A
     said: dict[str, Any] = json.loads(done.stdout)
     if "error" in said:
         raise HandoffError(f"the page cannot be opened: {said['error']}")
-    return [
-        Answer(row["prompt"], row["tokens"], [(turn["kind"], turn["text"]) for turn in row["turns"]])
-        for row in said["answers"]
-    ]
+    return [_answer(row) for row in said["answers"]]
 
 
-def model_answer(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    toolbox: Toolbox | None,
-    question: str,
-    options: Mapping[str, Any],
-) -> Answer:
-    """What the model does with a question, as `agent_forge.agent.runtime.converse`, with its tokens."""
-    dialogue = Dialogue(tokenizer, [{"role": "user", "content": question}])
-    thinks = options["think"] is not False and has_thoughts(tokenizer)
-    room = options["maxTokens"] + (options["budget"] + 2 if thinks else 0)
-    choice = {"max_tokens": room, "think": options["think"], "thought_budget": options["budget"]}
-    answer = Answer(dialogue.prompt(), [], [])
-    for number in range(options["maxCalls"] + 1):
-        ids = list(generate_tokens(model, tokenizer, dialogue.prompt(), **choice))
-        answer.tokens.extend(ids)
-        thought, words = dialogue.hear(ids)
-        if thought:
-            answer.turns.append(("thought", thought))
-        call = None if toolbox is None else parse_call(words)
-        if call is None or toolbox is None or call.name not in toolbox:
-            answer.turns.append(("answer", words))
-            break
-        answer.turns.append(("call", str(call)))
-        if number == options["maxCalls"]:
-            break
-        result = toolbox.call(call)
-        answer.turns.append(("result", result.text))
-        dialogue.add_said(ids, words)
-        dialogue.add_heard(result.turn())
-    return answer
+def _answer(row: Mapping[str, Any]) -> Answer:
+    return Answer(row["prompt"], row["attempts"], [(turn["kind"], turn["text"]) for turn in row["turns"]])
+
+
+def model_answer(asked: Asked, question: str) -> Answer:
+    """What the model does with a question, with the tokens of all its attempts."""
+    messages = [{"role": "user", "content": question}]
+    memo: Memo = {}
+    (found,) = answer(
+        asked.model, asked.tokenizer, asked.toolbox, asked.design, [messages],
+        first_pass=asked.first_pass, equip=asked.equip, max_tokens=asked.max_tokens, memo=memo,
+    )  # fmt: skip
+    return Answer(
+        Dialogue(asked.tokenizer, messages).prompt(),
+        [list(chain.from_iterable(attempt.transcript.ids)) for attempt in memo.values()],
+        [(turn.kind, turn.text) for turn in found.transcript.turns],
+    )

@@ -1,13 +1,16 @@
 /**
- * The loop of `agent_forge.agent.runtime`: the model speaks; if it called a tool, the result is its next turn; else it
- * has answered. And a conversation as tokens, as `agent_forge.agent.dialogue` writes it.
+ * One attempt at an answer: the loop of `agent_forge.agent.runtime`. The model speaks; if it called a tool, the result
+ * is its next turn; else it has answered. And a conversation as tokens, as `agent_forge.agent.dialogue` writes it.
  */
 
 import { mayBecomeCall, parseCall, resultTurn } from "./calls.js";
+import { resultsFor } from "./equations.js";
 import { generate, ThoughtRule } from "./generation.js";
+import { turnSeed, uniform } from "./random.js";
 import { strip } from "./text.js";
 
 const UNFINISHED = "\ufffd";
+const THINK = { auto: "auto", on: true, off: false };
 
 export class Agent {
   /**
@@ -20,28 +23,34 @@ export class Agent {
   }
 
   /**
-   * Answers the last message.
+   * Answers the last message once.
    * @param {{role: string, content: string}[]} messages the last one by the user.
-   * @param {{maxTokens: number, maxCalls: number, think: boolean|"auto", budget: number,
-   *   cancelled?: () => boolean}} options
+   * @param {object} row of a design (design.js): how to go about it.
+   * @param {{tools: boolean, calculated: boolean, temperature: number, seed?: bigint, maxTokens: number,
+   *   cancelled?: () => boolean}} options tools: whether they are at hand. seed: of draws, at a temperature above 0.
    * @returns yields `{type: "token", id}`, `{type: "piece", kind, text}` and `{type: "turn", kind, text, ok}`, then
-   *   `{type: "end", stopped}`, where stopped is answer, calls, tokens or cancelled.
+   *   `{type: "end", stopped}`, where stopped is answer, calls, tokens, context or cancelled.
    */
-  async *answer(messages, { maxTokens, maxCalls, think, budget, cancelled = () => false }) {
+  async *attempt(messages, row, { tools, calculated, temperature, seed, maxTokens, cancelled = () => false }) {
     const said = messages.map(({ role, content }) => ({ role, content, ids: null }));
-    const { opening, closing, stop } = this.dialogue;
+    const toolbox = tools ? this.toolbox : null;
+    const { opening, closing, stop, positions } = this.dialogue;
+    const [think, budget] = [THINK[row.think], row.thought_budget];
     const rule = opening === null ? null : new ThoughtRule({ opening, closing, stop, think, budget });
     const room = maxTokens + (rule && think !== false ? budget + 2 : 0);
-    for (let number = 0; number <= maxCalls; number += 1) {
-      const ids = [];
-      const tokens = generate(this.graph, this.prompt(said), { maxTokens: room, stop, rule, cancelled });
-      yield* this.#speak(tokens, ids);
+    const insert = calculated ? resultsFor(this.tokenizer, toolbox, this.dialogue) : null;
+    const choice = { maxTokens: room, stop, rule, experts: row.experts, temperature, insert, cancelled };
+    for (let number = 0; number <= row.max_calls; number += 1) {
+      const [prompt, ids] = [this.prompt(said), []];
+      if (positions && prompt.length + room > positions) return yield { type: "end", stopped: "context" };
+      const numbers = temperature ? uniform(turnSeed(seed, number)) : null;
+      yield* this.#speak(generate(this.graph, prompt, { ...choice, numbers }), ids, toolbox);
       if (cancelled()) return yield { type: "end", stopped: "cancelled" };
-      const { turns, call, words } = this.#heard(ids);
+      const { turns, call, words } = this.#heard(ids, toolbox);
       for (const turn of turns) yield turn;
       if (!call) return yield { type: "end", stopped: ids.length >= room ? "tokens" : "answer" };
-      if (number === maxCalls) return yield { type: "end", stopped: "calls" };
-      const { text, ok } = this.toolbox.call(call);
+      if (number === row.max_calls) return yield { type: "end", stopped: "calls" };
+      const { text, ok } = toolbox.call(call);
       yield { type: "turn", kind: "result", text, ok };
       said.push({ role: "assistant", content: words, ids }, { role: "user", content: resultTurn(text, ok), ids: null });
     }
@@ -76,7 +85,7 @@ export class Agent {
   }
 
   /** Pieces of a turn as its tokens come; `ids` is filled with them. A turn that may yet be a call is held back. */
-  async *#speak(tokens, ids) {
+  async *#speak(tokens, ids, toolbox) {
     const { opening, closing } = this.dialogue;
     let [part, inside, shown, held, call] = [[], false, "", "", true];
     for await (const id of tokens) {
@@ -96,7 +105,7 @@ export class Agent {
         continue;
       }
       held += fresh;
-      call &&= this.toolbox !== null && mayBecomeCall(held);
+      call &&= toolbox !== null && mayBecomeCall(held);
       if (call || held === "") continue;
       yield { type: "piece", kind: "answer", text: held };
       held = "";
@@ -104,11 +113,11 @@ export class Agent {
   }
 
   /** What a turn of the model means. */
-  #heard(ids) {
+  #heard(ids, toolbox) {
     const { thought, words } = this.hear(ids);
     const turns = thought === "" ? [] : [{ type: "turn", kind: "thought", text: thought, ok: true }];
-    const call = this.toolbox && parseCall(words);
-    const known = Boolean(call) && this.toolbox.has(call.name);
+    const call = toolbox && parseCall(words);
+    const known = Boolean(call) && toolbox.has(call.name);
     const text = known ? `${call.name}(${call.text})` : words;
     return {
       turns: [...turns, { type: "turn", kind: known ? "call" : "answer", text, ok: true }],

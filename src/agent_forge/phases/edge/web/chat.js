@@ -33,7 +33,8 @@ function introduce(given) {
   element("facts").textContent = `${page.summary} It runs in this page: what you write stays on this device.`;
   for (const [term, told] of page.card) element("card").append(made("dt", "", term), made("dd", "", told));
   element("think-option").hidden = page.dialogue.opening === null;
-  element("think").value = { true: "on", false: "off" }[page.options.think] ?? "auto";
+  if (page.think !== null) element("think").firstElementChild.remove(); // all questions are gone about alike
+  element("think").value = page.think ?? "";
   for (const example of page.examples) {
     const button = made("button", "", example);
     button.type = "button";
@@ -54,19 +55,18 @@ function ready() {
 function ask(text) {
   if (turn || send.disabled || text.trim() === "") return;
   shown(() => {
-    turn = { asked: text.trim(), place: made("li", "agent"), thought: null, answer: null };
+    turn = { asked: text.trim(), place: made("li", "agent"), thought: null, answer: null, attempt: null };
     log.append(made("li", "user", turn.asked), turn.place);
   });
   document.body.dataset.state = "busy";
   element("examples").hidden = true;
   element("status").textContent = "";
   [send.hidden, stop.hidden] = [true, false];
-  const think = { auto: "auto", on: true, off: false }[element("think").value];
   const earlier = element("remember").checked ? memory : [];
   worker.postMessage({
     type: "ask",
     messages: [...earlier, { role: "user", content: turn.asked }],
-    options: { ...page.options, think },
+    options: { maxTokens: page.maxTokens, think: element("think").value || undefined },
   });
 }
 
@@ -77,6 +77,14 @@ function step(summary, ...content) {
   details.append(made("summary", "", summary), ...content);
   turn.place.append(details);
   return details;
+}
+
+/** Of several attempts only the one that wins is shown: here is a sign that they are being made. */
+function attempted({ number, most }) {
+  if (most === 1) return;
+  if (!turn.attempt) turn.place.append((turn.attempt = made("p", "attempt writing")));
+  turn.attempt.setAttribute("aria-live", "off"); // the log would read out each of them
+  turn.attempt.textContent = `Attempt ${number} of ${number === most ? "" : "up to "}${most}`;
 }
 
 const written = {
@@ -115,25 +123,29 @@ const ENDS = {
   answer: "",
   calls: "It asked for more calls than are allowed for one answer.",
   tokens: "The answer was cut off: it was getting too long.",
+  context: "There is no room for more of this conversation.",
   cancelled: "Stopped.",
 };
 
 function finish(note) {
   turn?.answer?.classList.remove("writing");
+  turn?.attempt?.remove();
+  if (turn?.place.childElementCount === 0) turn.place.remove();
   turn = null;
   [send.hidden, stop.hidden] = [false, true];
   element("status").textContent = note;
   if (document.body.dataset.state === "busy") document.body.dataset.state = "ready";
 }
 
-function ended({ stopped, tokens, seconds }) {
+function ended({ stopped, number, attempts, tokens, seconds }) {
   const answer = turn.answer?.textContent ?? "";
   turn.place.dataset.tokens = tokens.join(" ");
   turn.place.dataset.stopped = stopped;
   if (element("remember").checked)
     memory.push({ role: "user", content: turn.asked }, { role: "assistant", content: answer });
-  const speed = `${tokens.length} tokens in ${seconds.toFixed(2)} s`;
-  finish([ENDS[stopped], speed].filter(Boolean).join(" "));
+  const which = attempts > 1 ? `Attempt ${number} of ${attempts} was chosen.` : "";
+  const speed = `${tokens.length} tokens in ${seconds.toFixed(2)}\u00a0s`;
+  finish([ENDS[stopped], which, speed].filter(Boolean).join(" "));
 }
 
 const told = {
@@ -145,6 +157,7 @@ const told = {
       `Loading the model: ${(done / 1e6).toFixed(1)} of ${(total / 1e6).toFixed(1)} MB`;
   },
   ready,
+  attempt: (given) => shown(() => attempted(given)),
   piece: ({ kind, text }) => shown(() => written[kind](text)),
   turn: (given) => shown(() => turns[given.kind](given)),
   end: (given) => shown(() => ended(given)),

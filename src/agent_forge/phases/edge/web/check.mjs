@@ -2,8 +2,9 @@
  * Runs an exported folder in Node, with the page's own modules and its own copy of onnxruntime-web: asks it questions
  * and says what it read and what it said. `agent-forge export --to web` compares that with PyTorch. Not exported.
  *
- * Standard input: `{"folder", "questions": [text], "options", "enough"}`; standard output: `{"answers": [{"prompt",
- * "tokens", "turns", "stopped"}]}` or `{"error"}`. No question is asked any more once `enough` tokens have been said.
+ * Standard input: `{"folder", "questions": [text], "maxTokens", "enough"}`; standard output: `{"answers": [{"prompt",
+ * "attempts": [tokens], "turns"}]}` or `{"error"}`. No question is asked any more once `enough` tokens have been said
+ * in first attempts.
  */
 
 import { readFileSync } from "node:fs";
@@ -11,29 +12,32 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 
-const { folder, questions, options, enough } = JSON.parse(readFileSync(0, "utf8"));
+const { folder, questions, maxTokens, enough } = JSON.parse(readFileSync(0, "utf8"));
 
-async function answered(agent, content) {
-  const prompt = agent.prompt([{ role: "user", content, ids: null }]);
-  const answer = { prompt, tokens: [], turns: [], stopped: null };
-  for await (const step of agent.answer([{ role: "user", content }], options)) {
-    if (step.type === "token") answer.tokens.push(step.id);
-    else if (step.type === "turn") answer.turns.push({ kind: step.kind, text: step.text });
-    else if (step.type === "end") answer.stopped = step.stopped;
+const part = (name) => import(pathToFileURL(join(folder, name)));
+
+async function answered(answer, designed, content) {
+  const messages = [{ role: "user", content }];
+  const prompt = designed.agent.prompt([{ role: "user", content, ids: null }]);
+  const found = { prompt, attempts: [], turns: [] };
+  for await (const step of answer(designed, messages, { maxTokens })) {
+    if (step.type === "attempt") found.attempts.push([]);
+    else if (step.type === "token") found.attempts.at(-1).push(step.id);
+    else if (step.type === "turn") found.turns.push({ kind: step.kind, text: step.text });
   }
-  return answer;
+  return found;
 }
 
 async function run() {
-  const { openAgent, readPage } = await import(pathToFileURL(join(folder, "load.js")));
+  const [{ openAgent, readPage }, { answer }] = [await part("load.js"), await part("design.js")];
   const read = async (name) => new Uint8Array(await readFile(join(folder, name)));
-  const agent = await openAgent(await readPage(read), read);
+  const designed = await openAgent(await readPage(read), read);
   const answers = [];
   let said = 0;
   for (const question of questions) {
     if (said >= enough) break;
-    answers.push(await answered(agent, question));
-    said += answers.at(-1).tokens.length;
+    answers.push(await answered(answer, designed, question));
+    said += answers.at(-1).attempts[0].length;
   }
   return { answers };
 }

@@ -4,11 +4,11 @@
  */
 
 import { Agent } from "./agent.js";
-import { StepGraph } from "./generation.js";
+import { StepGraph } from "./graph.js";
 import { Tokenizer } from "./tokenizer.js";
 import { Toolbox } from "./tools.js";
 
-const FORMAT = 1;
+const FORMAT = 2;
 
 /** What page.json says. */
 export async function readPage(read) {
@@ -21,7 +21,7 @@ export async function readPage(read) {
  * @param {object} page of `readPage`.
  * @param {(name: string) => Promise<Uint8Array>} read the bytes of a file of the folder.
  * @param {(done: number, total: number) => void} progress told after each file, in bytes.
- * @returns {Promise<Agent>}
+ * @returns {Promise<{agent: Agent, design: object, classifier: object|null}>} what `answer` of design.js takes.
  * @throws {Error} a file that is not the one that was written, or a model or tokenizer that cannot be used.
  */
 export async function openAgent(page, read, progress = () => {}) {
@@ -38,9 +38,10 @@ export async function openAgent(page, read, progress = () => {}) {
   ort.env.wasm.numThreads = 1; // threads need headers that a plain static host does not send
   const session = await ort.InferenceSession.create(found.get(page.model), { executionProviders: ["wasm"] });
   const graph = new StepGraph(ort, session, page.graph);
-  const tokenizer = new Tokenizer(JSON.parse(new TextDecoder().decode(found.get(page.tokenizer))));
+  const json = (name) => JSON.parse(new TextDecoder().decode(found.get(name)));
   const toolbox = page.tools && new Toolbox(page.tools, page.knowledge);
-  return new Agent({ tokenizer, graph, toolbox, dialogue: page.dialogue });
+  const agent = new Agent({ tokenizer: new Tokenizer(json(page.tokenizer)), graph, toolbox, dialogue: page.dialogue });
+  return { agent, ...json(page.design) };
 }
 
 /** The bytes that a file stands for, after the check that it is the right one. */

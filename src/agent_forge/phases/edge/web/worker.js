@@ -1,8 +1,9 @@
 /** The agent in a thread of its own, so that the page stays quick: messages in, steps of answers out. */
 
+import { answer } from "./design.js";
 import { openAgent, readPage } from "./load.js";
 
-let agent = null;
+let designed = null;
 let cancelled = false;
 
 /** The bytes of a file of the folder, told as they come. */
@@ -21,7 +22,7 @@ async function read(name, progress = () => {}) {
 async function open() {
   const page = await readPage(read);
   postMessage({ type: "page", page });
-  agent = await openAgent(page, read, (done, total) => postMessage({ type: "progress", done, total }));
+  designed = await openAgent(page, read, (done, total) => postMessage({ type: "progress", done, total }));
   postMessage({ type: "ready" });
 }
 
@@ -29,7 +30,7 @@ async function ask({ messages, options }) {
   cancelled = false;
   const start = performance.now();
   const tokens = [];
-  for await (const step of agent.answer(messages, { ...options, cancelled: () => cancelled })) {
+  for await (const step of answer(designed, messages, { ...options, cancelled: () => cancelled })) {
     if (step.type === "token") {
       tokens.push(step.id);
       await turnOfTheLoop();
