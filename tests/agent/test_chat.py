@@ -6,7 +6,9 @@ import io
 import json
 import shutil
 
+import click
 import pytest
+import typer
 from tests.agent.dialogues import DIALOGUES, PLAIN, RECORDS
 
 from agent_forge.agent.design import AgentDesign
@@ -90,7 +92,7 @@ class Terminal(io.StringIO):
 
 def test_at_a_terminal_the_tools_are_named(folder, monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin", Terminal(f"{SUM}\n\n"))
-    chat(str(folder))
+    chat(typer.Context(click.Command("chat")), str(folder))
     assert capsys.readouterr().out.splitlines() == [
         "Tools: calculator, lookup, search, clock.", "Type a question; an empty line ends.",
         "you> → calculator(17 + 25)", "← 42", "It is 42.", "you> ",

@@ -57,7 +57,7 @@ def gates(measured):
     """Whether the gate of every preset passes."""
     found = []
     for name in PRESETS:
-        rules = [rule for rule in build_config(name).gates["edge"] if rule.metric == "edge/bundle_points_lost"]
+        rules = [rule for rule in build_config(name).gates["edge"] if rule.metric == "edge/bundle/sure_points_lost"]
         found += [result.passed for result in evaluate("edge", rules, measured)]
     assert len(found) == len(PRESETS)
     return set(found)
@@ -66,7 +66,7 @@ def gates(measured):
 def test_the_bundle_answers_what_the_model_answers(packed):
     *_, figures = packed
     assert figures["edge/bundle_right_answer"] == figures["edge/model_right_answer"] > 0.8
-    assert figures["edge/bundle_points_lost"] == 0.0
+    assert figures["edge/bundle/points_lost"] == 0.0
     assert figures["edge/onnx_equal_fraction"] == 1.0
     assert gates(figures) == {True}
 
@@ -80,12 +80,13 @@ def test_a_bundle_that_forgot_fails_its_gate(packed, tmp_path):
             weight.CopyFrom(numpy_helper.from_array(0 * numpy_helper.to_array(weight), weight.name))
     onnx.save(graph, tmp_path / "bundle" / "model.onnx")
     found = examined(tmp_path / "bundle", agent, judgement, CONFIG.bundle_questions)
-    assert found["edge/bundle_points_lost"] > 2.0
+    assert found["edge/bundle/points_lost"] > 2.0
     assert gates(found) == {False}
 
 
 def test_nothing_is_asked_where_nothing_is_wanted_or_known(packed, edge_folders):
     agent, judgement, folder, _ = packed
-    assert examined(folder, agent, judgement, 0) == {"edge/bundle_points_lost": 0.0}
+    nothing = {"edge/bundle/points_lost": 0.0, "edge/bundle/sure_points_lost": 0.0}
+    assert examined(folder, agent, judgement, 0) == nothing
     without = Judgement(CONFIG, judgement.tokenizer, judgement.corpus, None, "", 0)
-    assert examined(folder, agent, without, 8) == {"edge/bundle_points_lost": 0.0}
+    assert examined(folder, agent, without, 8) == nothing
