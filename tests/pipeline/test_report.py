@@ -303,7 +303,7 @@ def test_phase_7_shows_lessons_dispatch_mixtures_kinds_and_what_was_refused(fill
     text = render(page)
     for shown in ("Warm start", "thoughts/view 1", "mixture, not taken", ">dispatch<", ">sum 2<",
                   "Not chosen: everything, for what it loses elsewhere (tools &lt;lost&gt;).",
-                  "Told apart: sum 2, join 2."):  # fmt: skip
+                  "told apart: sum 2, join 2."):  # fmt: skip
         assert shown in text, shown
     page["edge"] = edge_tables({"design": {"skipped": "no head-room"}})
     assert "No design was searched, and the agent answers as it is: no head-room" in render(page)
