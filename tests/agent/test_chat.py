@@ -88,7 +88,7 @@ class Terminal(io.StringIO):
 
 def test_at_a_terminal_the_tools_are_named(folder, monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin", Terminal(f"{SUM}\n\n"))
-    chat(str(folder))
+    chat(None, str(folder))  # the context is asked only of an agent with a design
     assert capsys.readouterr().out.splitlines() == [
         "Tools: calculator, lookup, search, clock.", "Type a question; an empty line ends.",
         "you> → calculator(17 + 25)", "← 42", "It is 42.", "you> ",
