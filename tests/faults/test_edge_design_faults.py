@@ -120,6 +120,10 @@ class Mute(torch.nn.Module):
     def get_input_embeddings(self):
         return self.inner.get_input_embeddings()
 
+    @property
+    def device(self):
+        return self.inner.device
+
     def forward(self, input_ids=None, position_ids=None, **options):
         found = self.inner(input_ids=input_ids, position_ids=position_ids, **options)
         found.logits[..., self.end] = 1e4

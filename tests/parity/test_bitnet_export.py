@@ -17,7 +17,7 @@ from agent_forge.model import CognateConfig, CognateForCausalLM
 from agent_forge.model.checkpoint import load_model, save_model
 from agent_forge.phases.bitnet.alone import quantize_folder
 from agent_forge.phases.bitnet.export import export_folder
-from agent_forge.phases.bitnet.export_gguf import _as_known_architecture
+from agent_forge.phases.bitnet.export_gguf import _as_known_architecture, _read_back
 
 SHAPE = {
     "vocab_size": 320, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -188,3 +188,20 @@ def test_scales_that_a_format_cannot_hold(tmp_path, tokenizer, target, group_siz
     folder = _ternary(tmp_path, model, tokenizer, group_size=group_size, finer_group_size=group_size)
     with pytest.raises(HandoffError, match=words):
         export_folder(folder, tmp_path / "out", to=target)
+
+
+def test_a_gguf_file_that_says_something_else_is_refused(tmp_path):
+    writer = gguf.GGUFWriter(tmp_path / "a.gguf", "llama")
+    writer.add_tensor("output.weight", np.ones((2, 4), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    _read_back(gguf, tmp_path / "a.gguf", "llama", {"output.weight": np.ones((2, 4), np.float32)})
+    for architecture, written in (
+        ("qwen3", {"output.weight": np.ones((2, 4), np.float32)}),
+        ("llama", {"output.weight": np.zeros((2, 4), np.float32)}),
+        ("llama", {}),
+    ):
+        with pytest.raises(HandoffError, match=r"says architecture|does not read back"):
+            _read_back(gguf, tmp_path / "a.gguf", architecture, written)

@@ -25,6 +25,7 @@ What we do differently from the first:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -140,13 +141,25 @@ class _Search:
         return found
 
     def final(self, tried: list[AgentDesign], *, by_kind: bool) -> AgentDesign:
-        """The best finalist that is not refused, else the habit."""
+        """The best finalist that is clearly better than the habit and not refused, else the habit."""
         for design in self.choose_by_kind(tried) if by_kind and self.space.kinds else self.choose(tried):
-            if self.refused is not None and design not in self.reasons:
-                self.reasons[design] = self.refused(design)
-            if not self.reasons.get(design):
+            if design not in self.reasons:
+                self.reasons[design] = self._not_better(design) or (self.refused(design) if self.refused else "")
+            if not self.reasons[design]:
                 return design
         return self.by_hand["habit"]
+
+    def _not_better(self, design: AgentDesign) -> str:
+        """Why a design may not replace the habit: its gain on the questions so far is within one standard error."""
+        habit, questions = self.by_hand["habit"], self.ledger.questions
+        if design == habit:
+            return ""
+        asked = [*questions.ranking, *questions.further]
+        own, usual = (np.asarray(self.ledger.bench.measure(each, asked).right, float) for each in (design, habit))
+        gap = own - usual
+        if gap.mean() > gap.std(ddof=1) / math.sqrt(len(gap)):
+            return ""
+        return f"{int(own.sum())} of {len(gap)} right, {int(usual.sum())} with one greedy attempt: within luck"
 
     def evolve(self, population: int) -> list[AgentDesign]:
         """NSGA-II; every design that it tried, in order."""
