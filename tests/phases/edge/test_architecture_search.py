@@ -212,11 +212,11 @@ def test_blank_answers_are_counted_and_not_chosen(agent):
             super().__init__()
             self.inner, self.config = inner, inner.config
 
-            @property
+        @property
         def device(self):
             return self.inner.device
 
-    def forward(self, input_ids=None, position_ids=None, **options):
+        def forward(self, input_ids=None, position_ids=None, **options):
             found = self.inner(input_ids=input_ids, position_ids=position_ids, **options)
             found.logits[..., agent[1].eos_token_id] = 1e4
             return found
