@@ -216,6 +216,9 @@ def test_blank_answers_are_counted_and_not_chosen(agent):
         def device(self):
             return self.inner.device
 
+        def get_input_embeddings(self):
+            return self.inner.get_input_embeddings()
+
         def forward(self, input_ids=None, position_ids=None, **options):
             found = self.inner(input_ids=input_ids, position_ids=position_ids, **options)
             found.logits[..., agent[1].eos_token_id] = 1e4
