@@ -20,6 +20,7 @@ from agent_forge.errors import ConfigError, HandoffError
 from agent_forge.phases.edge.web_export import MAX_TOKENS, MODULES, export_web
 from agent_forge.phases.edge.web_parity import compared_answers, page_answers
 from agent_forge.phases.edge.web_runtime import BINARY, MODULE, runtime_archive
+from agent_forge.pipeline.talk import Talk
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -61,6 +62,12 @@ def test_thoughts_calls_and_chains_are_those_of_pytorch(exported, answers):
     assert max(len(answer.attempts) for answer in answers) == 4
     kinds = {kind for answer in answers for kind, _ in answer.turns}
     assert kinds == {"thought", "call", "result", "answer"}
+
+
+def test_the_page_says_what_chat_says(exported, answers, tmp_path):
+    talk = Talk.start(str(exported[0]), tmp_path, {"max_tokens": MAX_TOKENS})
+    said = [[(turn.kind, turn.text) for turn in talk.ask(question).turns] for question in QUESTIONS]
+    assert said == [answer.turns for answer in answers]
 
 
 def test_the_folder_holds_what_it_needs_and_nothing_else(exported):
