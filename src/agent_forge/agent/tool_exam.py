@@ -93,6 +93,7 @@ def ask_tools(
     answer_tokens: int,
     prompted: bool = False,
     reference: Toolbox | None = None,
+    batch_tokens: int = 8192,
 ) -> ToolScores:
     """Asks each question once, with greedy decoding; calls are carried out.
 
@@ -105,13 +106,15 @@ def ask_tools(
         prompted: whether the list of tools is in context.
         reference: tools that decide what is right; None = ``toolbox``. With more tools than that, questions to a tool
             that is missing still count, as wrong.
+        batch_tokens: tokens in a batch at most.
     """
     judge = toolbox if reference is None else reference
     known = [(exchange, core) for exchange in asked if (core := expected(exchange, judge)) is not None]
     questions = [exchange for exchange, _ in known]
     found = converse_all(
-        model, tokenizer, toolbox, [e.ask for e in questions], max_tokens=answer_tokens, prompted=prompted
-    )
+        model, tokenizer, toolbox, [e.ask for e in questions],
+        max_tokens=answer_tokens, prompted=prompted, batch_tokens=batch_tokens,
+    )  # fmt: skip
     well_formed, right_tool, right, no_call = [], [], [], []
     for (exchange, core), transcript in zip(known, found, strict=True):
         results = [turn for turn in transcript.turns if turn.kind == "result"]
