@@ -161,8 +161,7 @@ def converse_all(
         raise ValueError(f"temperature {temperature}, calculated {calculated}: give one seed for each question")
     ending = f"\n{toolbox.prompt()}" if prompted and toolbox is not None else ""
     dialogues = [Dialogue(tokenizer, _messages(question, ending)) for question in questions]
-    transcripts = [Transcript() for _ in questions]
-    waiting = list(range(len(questions)))
+    transcripts, waiting = [Transcript() for _ in questions], list(range(len(questions)))
     room = max_tokens + _room(tokenizer, think, thought_budget)
     for number in range(max_calls + 1):
         prompts = _fitting(model, dialogues, transcripts, waiting, room)

@@ -116,7 +116,8 @@ def one_forge_file(outputs: Artifacts, context: _Paths) -> None:
         if [name for name in artifact.files if name.endswith(".forge")] != list(artifact.files):
             raise HandoffError(f"the agent should be one .forge file, and has {', '.join(artifact.files)}")
         for name in artifact.files:
-            load_agent(context.path(artifact) / name)
+            for expert, reason in load_agent(context.path(artifact) / name).left_out.items():
+                raise HandoffError(f"{name}: the design asks for the expert {expert}, which cannot be used: {reason}")
 
 
 def tool_manifest(outputs: Artifacts, context: _Paths) -> None:

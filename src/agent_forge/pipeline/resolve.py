@@ -180,10 +180,10 @@ def load_agent(path: Path, *, designed: bool = True) -> Agent:
         ModelNotFound, ArtifactCorrupt, HandoffError: as `load_reference`, `load_design` and `load_equip`.
         ConfigError: a graph, and onnxruntime is not installed.
     """
-    design = load_design(path) if designed else None
     if is_export(path):
-        return _load_export(path, design)
+        return _load_export(path, load_design(path) if designed else None)
     model, tokenizer = load_reference(path)
+    design = load_design(path) if designed else None
     if design is None:
         return Agent(model, tokenizer)
     design, left_out = with_usable_experts(path, model, design)

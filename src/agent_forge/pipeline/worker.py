@@ -19,7 +19,7 @@ import threading
 import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
@@ -104,19 +104,20 @@ class Child:
 
 @contextlib.contextmanager
 def _born_deaf() -> Iterator[None]:
-    """Interpreters that are started here ignore Ctrl-C from their first instruction: the parent decides what it means.
+    """Interpreters that are started here hear no Ctrl-C from their first instruction: the parent decides what it means.
 
-    One that came while they import would end them with a traceback. (Only the main thread can say so, and only it
-    is sent a Ctrl-C.)
+    One that came while they import would end them with a traceback. It is held back, not ignored: the parent hears one
+    that comes meanwhile afterwards. (Only the main thread is sent a Ctrl-C.)
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource_tracker.ensure_running()  # it would let signals through again when it starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _context(phase: str) -> ForkServerContext | SpawnContext:

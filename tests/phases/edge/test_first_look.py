@@ -58,7 +58,7 @@ def test_too_few_positions_are_one_sentence():
 
 def test_few_positions_suffice_for_the_questions(edge_folders, tokenizer):
     corpus = Corpus.open(edge_folders / "corpus")
-    found = Judgement(TINY, tokenizer, corpus, None, "", 0).figures(gpt2(130), "test")
+    found = Judgement(TINY, tokenizer, corpus, None, "", 0).answers(gpt2(130), "test")
     assert found["bits_per_byte"] > 0
 
 
