@@ -251,4 +251,7 @@ def test_phase_7_shows_cuts_experts_and_design():
     routed = {"think": "on", "calculated": "no", "routes": {"sum 3": {"think": "on", "calculated": "yes", "format": 1}}}
     found = edge_tables({"design": {"design": routed}})
     assert found["design"]["said"] == "think on, calculated no; for sum 3: calculated yes"
+    told = edge_tables({"measured": {"edge/bundle_right_answer": 0.9, "edge/model_right_answer": 0.95}})
+    assert (told["bundle_right"], told["model_right"]) == (0.9, 0.95)
+    assert edge_tables({})["bundle_right"] is None
     assert edge_tables({})["design"] == {"rows": [], "said": "", "skipped": ""}

@@ -227,6 +227,7 @@ def _edge(config: ForgeConfig, parameters: int, machine: Machine) -> Cost:
         )
     )
     judged = (part.pruning.max_judgements + 1) * part.selection_questions + 2 * part.test_questions
+    judged += 2 * part.bundle_questions
     drawn = part.experts.policy_steps * part.experts.policy_questions * part.experts.policy_samples
     designs = part.design.evaluations * part.design.questions * (1 + part.design.control)
     turns = (2 * judged + lessons * (drawn + 4 * part.experts.test_documents) + 2 * designs) / WRITTEN_AT_ONCE

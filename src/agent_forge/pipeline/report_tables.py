@@ -92,7 +92,7 @@ def baking_tables(page: Mapping[str, Any]) -> dict[str, Any]:
 
 def edge_tables(page: Mapping[str, Any]) -> dict[str, Any]:
     """Phase 7: what was cut and what undone, the experts, the design and how the agent fits its machine."""
-    pruning, experts, fit = (page.get(name) or {} for name in ("pruning", "experts", "fit"))
+    pruning, experts, fit, measured = (page.get(name) or {} for name in ("pruning", "experts", "fit", "measured"))
     trials = [
         {
             "cuts": ", ".join(f"{kind} {count}" for kind, count in _counted(trial["cuts"]).items()),
@@ -110,6 +110,8 @@ def edge_tables(page: Mapping[str, Any]) -> dict[str, Any]:
         "target": fit.get("target") or "",
         "runtime": fit.get("runtime") or "",
         "verdicts": list(fit.get("verdicts") or ()),
+        "bundle_right": measured.get("edge/bundle_right_answer"),
+        "model_right": measured.get("edge/model_right_answer"),
     }
 
 

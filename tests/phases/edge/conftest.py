@@ -29,8 +29,8 @@ TINY = EdgeConfig(
         population=4, generations=1,
     ),
     design=DesignConfig(evaluations=0),
-    bench_tokens=2, bench_repeats=1, levels=(1, 2), selection_questions=4, test_questions=4, answer_tokens=4,
-    text_documents=2, checkpoint_every=1,
+    bench_tokens=2, bench_repeats=1, levels=(1, 2), selection_questions=4, test_questions=4, bundle_questions=4,
+    answer_tokens=4, text_documents=2, checkpoint_every=1,
 )  # fmt: skip
 
 

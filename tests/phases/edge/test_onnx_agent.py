@@ -64,7 +64,7 @@ def folders(tmp_path_factory):
 
 def test_a_routed_design_with_experts_answers_alike(folders):
     folder, out, facts = folders
-    assert facts["experts_equal_tokens"] == facts["experts_compared_tokens"] == 80  # two mixtures
+    assert facts["experts_equal_tokens"] == facts["experts_compared_tokens"] == 40  # two mixtures, half each
     found = []
     questions = [*DIALOGUES, *PLAIN]
     for place in (folder, out):

@@ -17,7 +17,8 @@ from agent_forge.pipeline.memory_context import MemoryContext
 
 GATES = {
     "edge/base_unchanged", "edge/exactly_ternary", "edge/quality_change", "edge/points_lost",
-    "edge/onnx_equal_fraction", "edge/expert_identity_exact", "edge/experts", "edge/target_met",
+    "edge/onnx_equal_fraction", "edge/bundle_points_lost", "edge/expert_identity_exact", "edge/experts",
+    "edge/target_met",
 }  # fmt: skip
 TIMED = ("edge/first_token_seconds", "edge/tokens_per_second", "edge/speedup_over_torch", "edge/memory_bytes",
          "edge/target_met")  # fmt: skip
@@ -56,6 +57,7 @@ def test_the_bundle_runs_without_torch_and_says_the_same(at_the_edge):
         wanted = model(torch.tensor([ids])).logits[0, -1]
     assert int(torch.from_numpy(session.step(ids)).argmax()) == int(wanted.argmax())
     assert context.measured["edge/onnx_equal_fraction"] == 1.0
+    assert context.measured["edge/bundle_right_answer"] == context.measured["edge/model_right_answer"]
 
 
 def test_the_handoff_wants_graph_tokenizer_and_tools(at_the_edge, tmp_path):

@@ -4,7 +4,7 @@ from agent_forge.contract import Declaration
 
 DECLARATION = Declaration(
     name="edge",
-    version=3,  # dispatch knows beginnings of texts, and leaves the base only behind a bar
+    version=4,  # the bundle brings the experts and the routes of its design, and sits the exam
     consumes={"model": "checkpoint", "corpus": "corpus"},
     produces={"model": "checkpoint", "bundle": "bundle"},
 )

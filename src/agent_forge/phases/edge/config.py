@@ -107,6 +107,9 @@ class EdgeConfig(_Model):
     )
     selection_questions: int = Field(default=40, ge=4, description="Questions that a cut is judged by.")
     test_questions: int = Field(default=120, ge=4, description="Questions of the test split, asked before and after.")
+    bundle_questions: int = Field(
+        default=60, ge=0, description="Questions of the test split about tools that bundle and model are both asked."
+    )
     answer_tokens: int = Field(default=40, ge=1, description="Tokens of an answer.")
     text_documents: int = Field(default=24, ge=1, description="Documents of each domain for bits per byte.")
     checkpoint_every: int = Field(default=50, ge=1, description="Steps of training between two states to resume from.")

@@ -96,8 +96,11 @@ def _parity_with_experts(
     manifest: Mapping[str, Any],
     tokens: int,
 ) -> dict[str, Any]:
-    """The same comparison while graph and model compute with each mixture of experts that the design asks for."""
+    """The same comparison while graph and model compute with the mixtures of experts that the design asks for: as many
+    tokens in all, each mixture its share.
+    """
     found = []
+    tokens = -(-tokens // max(1, len(mixtures)))
     for mixture in mixtures:
         with applied(model, mixture):
             found.append(parity(model, tokenizer, out, tokens, experts=as_input(mixture, manifest)))

@@ -11,12 +11,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from agent_forge.agent.kinds import world_toolbox
 from agent_forge.agent.knowledge import Knowledge
 from agent_forge.agent.persona import Choice, choices, preferred
-from agent_forge.agent.tool_exam import ask_tools, merged, questions_about, worlds_of
+from agent_forge.agent.tool_exam import ToolScores, ask_tools, merged, questions_about, worlds_of
 from agent_forge.agent.toolbox import Toolbox
 from agent_forge.data.corpora import Corpus
 from agent_forge.data.documents import Split
 from agent_forge.data.practice_dialogues import Persona, exchanges
 from agent_forge.evaluation.bits_per_byte import ordinary_bits_per_byte
+from agent_forge.model.decoder import Decoder
 from agent_forge.phases.edge.config import EdgeConfig
 from agent_forge.phases.edge.pruning import BITS
 
@@ -59,16 +60,26 @@ class Judgement:
         bits = ordinary_bits_per_byte(model, self.tokenizer, self.corpus, split, self.config.text_documents)
         return {BITS: bits} | self._tools(model, split) | self._persona(model, split)
 
+    def answered(self, model: Decoder, split: Split, count: int) -> ToolScores:
+        """What became of so many questions about the agent's tools, asked with the tools at hand.
+
+        Args:
+            model: the agent, or its graph.
+            split: that the questions are from.
+            count: of them; equal counts are equal questions.
+        """
+        config = self.config
+        worlds = worlds_of(config.levels, self.corpus, self.seed, self.tools)
+        asked = questions_about(worlds, config.levels, self.tools, split, count)
+        return merged(
+            [ask_tools(model, self.tokenizer, box, rows, answer_tokens=config.answer_tokens) for box, rows in asked]
+        )
+
     def _tools(self, model: PreTrainedModel, split: Split) -> dict[str, float]:
         if not self.tools:
             return {}
-        config = self.config
-        count = config.test_questions if split == "test" else config.selection_questions
-        worlds = worlds_of(config.levels, self.corpus, self.seed, self.tools)
-        asked = questions_about(worlds, config.levels, self.tools, split, count)
-        found = merged(
-            [ask_tools(model, self.tokenizer, box, rows, answer_tokens=config.answer_tokens) for box, rows in asked]
-        ).figures()
+        count = self.config.test_questions if split == "test" else self.config.selection_questions
+        found = self.answered(model, split, count).figures()
         names = {"tools_right_answer": TOOLS, "no_call_when_none_needed": NO_CALL}
         return {own: found[name] for name, own in names.items() if name in found}
 

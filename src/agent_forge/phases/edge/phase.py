@@ -71,7 +71,7 @@ class Edge:
         if ternary_linears(agent):
             measured["edge/exactly_ternary"] = float(is_exactly_ternary(folder))
         measured["edge/parameters_cut_fraction"] = 1 - pruned.parameters / pruned.parameters_before
-        packed, parity = bundle(folder, context.scratch / "bundle", config.flavour)
+        packed, parity = bundle(folder, context.scratch / "bundle", config, judgement, agent)
         speeds, fit = measured_speed(folder, packed, config) if config.bench_repeats else ({}, {})
         context.report(measured | parity | speeds)
         page = {
