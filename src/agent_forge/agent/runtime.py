@@ -108,8 +108,7 @@ def stream(
             think=think, thought_budget=thought_budget,
         )  # fmt: skip
         yield from _speak(tokenizer, tokens, ids)
-        transcript.num_tokens += len(ids) + 1
-        transcript.ids.append(ids)
+        transcript.add_said(ids)
         turns, stopped = _take(dialogue, toolbox, ids, room, last=number == max_calls)
         for turn in turns:
             transcript.turns.append(turn)
@@ -171,8 +170,7 @@ def converse_all(
         )  # fmt: skip
         waiting = list(prompts)
         for n, ids in zip(prompts, said, strict=True):
-            transcripts[n].num_tokens += len(ids) + 1
-            transcripts[n].ids.append(ids)
+            transcripts[n].add_said(ids)
             turns, stopped = _take(dialogues[n], toolbox, ids, room, last=number == max_calls)
             transcripts[n].turns += turns
             if stopped is not None:

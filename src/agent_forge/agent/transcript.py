@@ -54,6 +54,11 @@ class Transcript:
     num_tokens: int = 0
     ids: list[list[int]] = field(default_factory=list)
 
+    def add_said(self, ids: list[int]) -> None:
+        """Counts a turn of the model, given without the mark that ends it."""
+        self.ids.append(ids)
+        self.num_tokens += len(ids) + 1
+
     @property
     def answer(self) -> str:
         """The last thing said to the user; empty if it did not come to that."""

@@ -124,6 +124,14 @@ const answers = {
     await graph.step(ids, graph.start(), experts);
     return { features, seen };
   },
+  // What is decided before anything is read.
+  async attempt({ messages, row, ...given }) {
+    const agent = await withTokenizer(given);
+    const options = { tools: false, calculated: false, temperature: 0, maxTokens: 9 };
+    const steps = [];
+    for await (const step of agent.attempt(messages, row, options)) steps.push(step);
+    return steps;
+  },
   // Seeds are text: they have more bits than a number of JSON.
   async draws({ conversations, attempts, turns, count }) {
     const { attemptSeed, turnSeed, uniform } = await part("random");

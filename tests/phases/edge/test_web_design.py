@@ -118,6 +118,13 @@ def test_results_are_put_where_python_puts_them(tokenizer):
     assert ask_page("insert", manifest=ROWS, **without) is None
 
 
+def test_a_conversation_without_room_for_a_turn_ends(tokenizer):
+    file = json.loads(tokenizer.backend_tokenizer.to_str())
+    asked = {"messages": said("12 + 7?"), "row": page_design(AgentDesign(), {})["design"], "tokenizer": file}
+    got = ask_page("attempt", dialogue=dialogue(tokenizer) | {"positions": 100, "stop": [2]}, **asked)
+    assert got == [{"type": "end", "stopped": "context"}]
+
+
 STEPS = [
     ("thought", "12 + 7 = 19, 19 - 2 = 17"), ("thought", "12 + 7 = 20"), ("thought", "one step; one step"),
     ("thought", "a\nb, c"), ("thought", "1.5 + 2 = 3"), ("call", "calculator(12 + 7)"),

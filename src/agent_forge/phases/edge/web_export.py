@@ -74,8 +74,8 @@ def export_web(folder: Path | str, out: Path | str, *, name: str = "", cache: Pa
 
     Returns:
         Facts: ``folder_bytes``, of it ``agent_bytes`` and ``runtime_bytes``; the figures of `web_parity` (page against
-        PyTorch) and ``max_logit_difference`` of `export_onnx`; ``tools_not_in_page`` and ``design_not_in_page``; how to
-        ``open`` it.
+        PyTorch) and ``max_logit_difference`` of `export_onnx`; ``design``, in a line; ``tools_not_in_page`` and
+        ``design_not_in_page``; how to ``open`` it.
 
     Raises:
         ConfigError: ``out`` holds something, or npm, Node or the extra ``edge`` is missing.
