@@ -272,11 +272,13 @@ LATER_PHASES: tuple[Failure, ...] = (
     Failure(
         "PR7-O", "an export that says something else than the model",
         cause="a graph with a wrong weight or state, cut or replaced files, another version", phases=("edge",),
-        measured="likeliest tokens and logits of graph and model over 200 tokens; format and bytes when it is opened",
-        threshold="one other token; a graph that wants weights from other files",
-        mitigation="states are named in onnx.json; a graph or manifest that does not fit is refused",
+        measured="likeliest tokens and logits of graph and model over 200 tokens, with the experts of the design too; "
+        "right answers of both to the same questions about tools; format, names and numbers when it is opened",
+        threshold="one other token; 2 points of right answers; a graph that wants weights from other files",
+        mitigation="inputs, outputs and states are named in onnx.json; a graph, experts or routes that do not fit are "
+        "refused",
         fallback="the checkpoint, which the export never changes",
-        shown="what `export` prints: equal_tokens, max_logit_difference, same_past_within",
+        shown="what `export` prints: equal_tokens, max_logit_difference, same_past_within; edge/bundle_points_lost",
         advice="export again; if tokens still differ, run the model in PyTorch and report it",
         test="tests/faults/test_edge_onnx_faults.py::test_pr7_o_one_wrong_scale_is_seen_by_the_parity",
     ),
