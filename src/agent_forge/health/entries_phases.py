@@ -275,11 +275,14 @@ LATER_PHASES: tuple[Failure, ...] = (
     Failure(
         "PR7-O", "an export that says something else than the model",
         cause="a graph with a wrong weight or state, cut or replaced files, another version", phases=("edge",),
-        measured="tokens and logits of graph and model over 200 tokens, in fp32 and in double; format and bytes",
-        threshold="one other token; in double a logit that is off by 1e-3; a graph that wants weights from other files",
-        mitigation="states are named in onnx.json; a graph or manifest that does not fit is refused",
+        measured="tokens and logits of graph and model over 200 tokens, in fp32 and in double, with the experts of the "
+        "design too; right answers of both to the same questions about tools; format, names and bytes",
+        threshold="in double a logit that is off by 1e-3; 2 points of right answers beyond luck; a graph that wants "
+        "weights from other files",
+        mitigation="inputs, outputs and states are named in onnx.json; a graph, experts or routes that do not fit are "
+        "refused",
         fallback="the checkpoint, which the export never changes",
-        shown="what `export` prints: equal_tokens, double_max_logit_difference; report, the figures edge/onnx_…",
+        shown="what `export` prints: equal_tokens, double_max_logit_difference; report, edge/onnx_…, edge/bundle/…",
         advice="export again; if tokens still differ, run the model in PyTorch and report it",
         test="tests/faults/test_edge_onnx_faults.py::test_pr7_o_one_wrong_scale_is_seen_by_the_parity",
     ),

@@ -10,11 +10,11 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -107,13 +107,16 @@ class GraphModel:
         cache.rows = cache.rows or [self.session.empty() for _ in range(len(input_ids))]
         if len(cache.rows) != len(input_ids):
             raise ValueError(f"the cache has {len(cache.rows)} rows, and tokens were given for {len(input_ids)}")
-        real = torch.ones_like(input_ids) if attention_mask is None else attention_mask[:, -input_ids.shape[1] :]
+        given = input_ids.tolist()
+        if attention_mask is not None:
+            real = attention_mask[:, -input_ids.shape[1] :].tolist()
+            given = [list(compress(*row)) for row in zip(given, real, strict=True)]
         logits = []
-        for n, (ids, kept) in enumerate(zip(input_ids, real.bool(), strict=True)):
+        for n, ids in enumerate(given):
             self.session.past = cache.rows[n]
-            logits.append(self.session.step(ids[kept].tolist()))
+            logits.append(torch.from_numpy(self.session.step(ids)))
             cache.rows[n] = self.session.past
-        return GraphOutput(torch.from_numpy(np.stack(logits))[:, None], cache)
+        return GraphOutput(torch.stack(logits)[:, None], cache)
 
     __call__ = forward
 
