@@ -16,7 +16,7 @@ from agent_forge.agent.toolbox import Toolbox
 from agent_forge.data.corpora import Corpus
 from agent_forge.data.documents import Split
 from agent_forge.data.practice_dialogues import Exchange, Persona, exchanges
-from agent_forge.evaluation.statistics import most_lost
+from agent_forge.evaluation.statistics import surely_lost
 from agent_forge.model.decoder import Decoder
 
 TOOLS, NO_CALL, PERSONA = "tools", "no_call", "persona"
@@ -105,7 +105,7 @@ def points_lost(before: Mapping[str, Answers], after: Mapping[str, Answers], pre
         the one-sided 95% interval; and ``PREFIX/points_lost/ABILITY`` of each. Without abilities nothing is lost.
     """
     seen = {name: 100 * (sum(rows) - sum(after[name])) / len(rows) for name, rows in before.items()}
-    sure = [-100 * most_lost(after[name], rows) for name, rows in before.items()]
+    sure = [100 * surely_lost(rows, after[name]) for name, rows in before.items()]
     return {
         f"{prefix}/points_lost": max(seen.values(), default=0.0),
         f"{prefix}/sure_points_lost": max(0.0, max(sure, default=0.0)),

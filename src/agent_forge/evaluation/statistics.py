@@ -129,6 +129,18 @@ def most_lost(before: Sequence[bool], after: Sequence[bool], *, deviations: floa
     return high
 
 
+def surely_lost(before: Sequence[bool], after: Sequence[bool]) -> float:
+    """How much was lost at least: lower end of the interval of `most_lost`, what luck does not explain."""
+    return -most_lost(after, before)
+
+
+def clearly_lower(first: np.ndarray, second: np.ndarray) -> bool:
+    """Whether the mean of paired ``first`` − ``second`` lies below zero by more than its standard error."""
+    gap = np.asarray(first, float) - np.asarray(second, float)
+    error = gap.std(ddof=1) / math.sqrt(len(gap)) if len(gap) > 1 else math.inf
+    return bool(np.isfinite(gap).all() and gap.mean() < -error)
+
+
 def _tango(lost: int, gained: int, count: int, loss: float) -> float:
     """Score statistic of a supposed net ``loss``: distance of what was seen, in standard deviations under it."""
     # the likeliest share of gains, given the loss

@@ -13,9 +13,10 @@ from agent_forge.data.documents import Document
 from agent_forge.data.packing import Batches, pack
 from agent_forge.data.tokenizer import train_tokenizer
 from agent_forge.evaluation.answer_nats import answer_nats
+from agent_forge.evaluation.statistics import clearly_lower
 from agent_forge.model.expert_vectors import Expert, applied, basis_of, identity
 from agent_forge.phases.edge.expert_training import VectorTraining, supervised_loss
-from agent_forge.phases.edge.mixture import clearly_lower, cross_entropy_search, halves, search_mixture
+from agent_forge.phases.edge.mixture import cross_entropy_search, halves, search_mixture
 
 QUESTIONS = ["How many eggs are there?", "Turn round: a b c", "Where is the dairy?"]
 ANSWERS = [Document.chat([("user", text), ("assistant", f"It is {n}.")]) for n, text in enumerate(QUESTIONS * 4)]

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent_forge.phases.forge.measurement import converged, forgetting, lost, surely_lost
+from agent_forge.evaluation.statistics import surely_lost
+from agent_forge.phases.forge.measurement import converged, forgetting, lost
 from agent_forge.phases.forge.stability import MAX_RESTORES, Alarm, Stability
 
 

@@ -25,13 +25,13 @@ What we do differently from the first:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from agent_forge.agent.design import AgentDesign
+from agent_forge.evaluation.statistics import clearly_lower
 from agent_forge.phases.edge.design_ledger import USELESS, Ledger, Questions, Save
 from agent_forge.phases.edge.design_questions import HEAD_ROOM
 from agent_forge.phases.edge.design_space import DesignSpace
@@ -155,11 +155,10 @@ class _Search:
         if design == habit:
             return ""
         asked = [*questions.ranking, *questions.further]
-        own, usual = (np.asarray(self.ledger.bench.measure(each, asked).right, float) for each in (design, habit))
-        gap = own - usual
-        if gap.mean() > gap.std(ddof=1) / math.sqrt(len(gap)):
+        own, usual = (np.asarray(self.ledger.bench.measure(each, asked).right) for each in (design, habit))
+        if clearly_lower(usual, own):
             return ""
-        return f"{int(own.sum())} of {len(gap)} right, {int(usual.sum())} with one greedy attempt: within luck"
+        return f"{own.sum()} of {len(own)} right, {usual.sum()} with one greedy attempt: within luck"
 
     def evolve(self, population: int) -> list[AgentDesign]:
         """NSGA-II; every design that it tried, in order."""

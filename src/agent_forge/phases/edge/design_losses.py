@@ -21,7 +21,7 @@ from agent_forge.agent.transcript import Transcript
 from agent_forge.data.corpora import Corpus
 from agent_forge.data.documents import Split
 from agent_forge.data.practice_dialogues import Exchange
-from agent_forge.evaluation.statistics import most_lost
+from agent_forge.evaluation.statistics import surely_lost
 from agent_forge.evaluation.tasks import normalised
 from agent_forge.phases.edge.design_questions import Problem, Source, draw, mixed
 from agent_forge.phases.edge.design_trial import Bench
@@ -162,7 +162,7 @@ class Losses:
         after = self._right(design, self._asked["test"])
         parts = self._by_ability("test", before, after)
         whole = 100 * (sum(before) - sum(after)) / len(before) if before else 0.0
-        sure = max(0.0, -100 * most_lost(after, before)) if before else 0.0
+        sure = max(0.0, 100 * surely_lost(before, after)) if before else 0.0
         return {"points_lost": whole, "sure_points_lost": sure} | {
             f"points_lost/{name}": lost for name, lost in parts.items()
         }

@@ -13,18 +13,16 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from agent_forge.data.documents import Document
 from agent_forge.evaluation.answer_nats import answer_nats
+from agent_forge.evaluation.statistics import clearly_lower
 from agent_forge.model.expert_vectors import Expert, applied, basis_of, mixed
 
 FEWEST = 4
 """Examples that a search needs: two to search with and two to judge by."""
-# A mixture must be better than the base by so many standard errors of the judged examples.
-_CLEARLY = 1.0
 
 
 @dataclass(frozen=True)
@@ -144,10 +142,3 @@ def cross_entropy_search(
         elite = torch.tensor([weights for _, weights in found[: max(2, round(elite_fraction * population))]])
         mean, spread = elite.mean(0), elite.std(0).clamp(min=0.02)
     return found[0][1]
-
-
-def clearly_lower(first: np.ndarray, second: np.ndarray) -> bool:
-    """Whether the mean of paired ``first`` − ``second`` lies below zero by more than its standard error."""
-    gap = np.asarray(first, float) - np.asarray(second, float)
-    error = gap.std(ddof=1) / math.sqrt(len(gap)) if len(gap) > 1 else math.inf
-    return bool(np.isfinite(gap).all() and gap.mean() < -_CLEARLY * error)

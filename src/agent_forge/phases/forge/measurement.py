@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from agent_forge.data.corpora import Corpus
 from agent_forge.evaluation.bits_per_byte import mean_bits_per_byte, score_domains
-from agent_forge.evaluation.statistics import most_lost
+from agent_forge.evaluation.statistics import surely_lost
 from agent_forge.phases.forge.config import ForgePhaseConfig
 from agent_forge.phases.forge.course import Course
 from agent_forge.phases.forge.examiner import Examiner, shares
@@ -110,11 +110,6 @@ def forgetting(
 def lost(before: Sequence[bool], after: Sequence[bool]) -> float:
     """Right answers lost, less those gained, as a share."""
     return (sum(before) - sum(after)) / len(before)
-
-
-def surely_lost(before: Sequence[bool], after: Sequence[bool]) -> float:
-    """Lower end of the one-sided 95% interval of `lost`: what luck with the questions does not explain."""
-    return -most_lost(after, before)
 
 
 def converged(rows: Sequence[Mapping[str, Any]]) -> float:
