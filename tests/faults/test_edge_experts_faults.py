@@ -207,7 +207,7 @@ def test_pr7_an_agent_talks_without_the_expert_that_cannot_be_used_and_says_so_o
     ] in said.err
     usable = {"sound"} if fault == "not a number" else set()
     routed = replace(AgentDesign(experts={"sound": 1.0}), routes=(("sum", mixture),))
-    found, left_out = with_usable_experts(place, model, routed)
+    found, _, left_out = with_usable_experts(place, model, routed)
     assert left_out.keys() == {"hurt", "sound"} - usable
     assert found.experts == ((("sound", 1.0),) if usable else ())
     assert found.route("sum").experts == ()

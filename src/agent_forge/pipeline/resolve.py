@@ -148,25 +148,33 @@ def load_design(path: Path) -> AgentDesign | None:
     return None if text is None else AgentDesign.parse(text, f"{path}: {DESIGN}")
 
 
-def with_usable_experts(path: Path, model: PreTrainedModel, design: AgentDesign) -> tuple[AgentDesign, dict[str, str]]:
-    """The design without the experts that are not there or cannot be used on this model, and why for each of those.
+def with_usable_experts(
+    path: Path, model: PreTrainedModel, design: AgentDesign
+) -> tuple[AgentDesign, Equip | None, dict[str, str]]:
+    """The design without the experts that are not there or cannot be used on this model.
 
     A row that asks for one of them has the model as it is.
+
+    Returns:
+        The design; what puts on the experts that it still asks for, None where it asks for none; and the reason for
+        each that was left out.
     """
-    asked = {name for row in (design, *dict(design.routes).values()) for name, _ in row.experts}
-    if not asked:
-        return design, {}
     from agent_forge.agent.belongings import EXPERTS
+    from agent_forge.agent.equipment import asked_for, with_experts
     from agent_forge.model.expert_vectors import load_experts
 
+    asked = asked_for(design)
+    if not asked:
+        return design, None, {}
     with _beside(path, EXPERTS) as folder:
         try:
             usable, skipped = load_experts(folder, model)
         except HandoffError as error:
             usable, skipped = [], dict.fromkeys(asked, str(error))
-    missing = sorted(asked - {expert.name for expert in usable})
+    missing = [name for name in asked if name not in {expert.name for expert in usable}]
     left_out = {name: skipped.get(name, "it is not among the agent's experts") for name in missing}
-    return design.without_experts(left_out), left_out
+    design = design.without_experts(left_out)
+    return design, with_experts(usable) if asked_for(design) else None, left_out
 
 
 def load_agent(path: Path, *, designed: bool = True) -> Agent:
@@ -177,7 +185,7 @@ def load_agent(path: Path, *, designed: bool = True) -> Agent:
         designed: whether its design is wanted, with the experts and the classifier that it needs.
 
     Raises:
-        ModelNotFound, ArtifactCorrupt, HandoffError: as `load_reference`, `load_design` and `load_equip`.
+        ModelNotFound, ArtifactCorrupt, HandoffError: as `load_reference`, `load_design` and `load_first_pass`.
         ConfigError: a graph, and onnxruntime is not installed.
     """
     if is_export(path):
@@ -186,9 +194,8 @@ def load_agent(path: Path, *, designed: bool = True) -> Agent:
     design = load_design(path) if designed else None
     if design is None:
         return Agent(model, tokenizer)
-    design, left_out = with_usable_experts(path, model, design)
-    equip, first_pass = load_equip(path, model, design), load_first_pass(path, model, tokenizer, design)
-    return Agent(model, tokenizer, design, first_pass, equip, left_out)
+    design, equip, left_out = with_usable_experts(path, model, design)
+    return Agent(model, tokenizer, design, load_first_pass(path, model, tokenizer, design), equip, left_out)
 
 
 def _load_export(path: Path, design: AgentDesign | None) -> Agent:
@@ -204,22 +211,6 @@ def _load_export(path: Path, design: AgentDesign | None) -> Agent:
 def is_export(path: Path) -> bool:
     """Whether a folder holds an exported graph, and no weights."""
     return (path / ONNX_MANIFEST).is_file() and not any(path.glob("*.safetensors"))
-
-
-def load_equip(path: Path, model: PreTrainedModel, design: AgentDesign) -> Equip | None:
-    """What puts on the experts that a design and its routes ask for; None where they ask for none.
-
-    Raises:
-        HandoffError: the experts are not there, or cannot be used on this model; the message says which and why.
-    """
-    from agent_forge.agent.belongings import EXPERTS
-    from agent_forge.agent.equipment import asked_for, needed, with_experts
-    from agent_forge.model.expert_vectors import load_experts
-
-    if not asked_for(design):
-        return None
-    with _beside(path, EXPERTS) as folder, _or_without(path):
-        return with_experts(needed(*load_experts(folder, model), design))
 
 
 def load_first_pass(
