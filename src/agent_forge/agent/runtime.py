@@ -96,10 +96,10 @@ def stream(
     if max_calls < 0:
         raise ValueError(f"max_calls {max_calls} must be at least 0")
     dialogue = Dialogue(tokenizer, messages)
-    room = max_tokens + _room(tokenizer, think, thought_budget)
+    room, bound = max_tokens + _room(tokenizer, think, thought_budget), known_positions(model)
     for number in range(max_calls + 1):
         prompt = dialogue.prompt()
-        if not _fits(model, prompt, room):
+        if not _fits(bound, prompt, room):
             transcript.stopped = "context"
             return
         ids: list[int] = []
@@ -187,9 +187,9 @@ def _fitting(
     room: int,
 ) -> dict[int, list[int]]:
     """Prompts by number of those conversations that have room for another turn; the others end here."""
-    prompts = {n: dialogues[n].prompt() for n in waiting}
+    prompts, bound = {n: dialogues[n].prompt() for n in waiting}, known_positions(model)
     for n in waiting:
-        if not _fits(model, prompts[n], room):
+        if not _fits(bound, prompts[n], room):
             transcripts[n].stopped = "context"
             del prompts[n]
     return prompts
@@ -263,7 +263,6 @@ def _room(tokenizer: PreTrainedTokenizerBase, think: Think, thought_budget: int)
     return thought_budget + 2 if think is not False and has_thoughts(tokenizer) else 0
 
 
-def _fits(model: Decoder, prompt: list[int], room: int) -> bool:
-    """Whether prompt and turn fit the model's positions; rotary models without a learned table know no bound."""
-    bound = known_positions(model)
+def _fits(bound: int | None, prompt: list[int], room: int) -> bool:
+    """Whether prompt and turn fit the positions that a model has a table for; None: rotary models know no bound."""
     return bound is None or len(prompt) + room <= bound
