@@ -59,18 +59,11 @@ def bench(
     speeds = _measured(agent, home_path(home), onnx, options)
     # a card's figures follow from torch's operations: of a graph alone there are none
     counted = any(speed.operations_token for speed in speeds)
-    fits = [fit(each, speeds) for each in (targets if target else [TARGETS[name] for name in _judged(counted)])]
+    fits = [fit(each, speeds) for each in targets if target or counted or each.kind != "cuda"]
     if as_json:
         print_json({"measured": [vars(speed) for speed in speeds], "targets": [each.to_json() for each in fits]})
     else:
         _show(speeds, fits)
-
-
-def _judged(counted: bool) -> list[str]:
-    """The targets that can be judged."""
-    from agent_forge.phases.edge.targets import TARGETS
-
-    return [name for name, target in TARGETS.items() if counted or target.kind != "cuda"]
 
 
 def phases(as_json: JsonOption = False) -> None:
