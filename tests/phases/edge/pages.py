@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from agent_forge.errors import ConfigError
 from agent_forge.phases.edge.web_export import PAGE
+from agent_forge.phases.edge.web_runtime import runtime_archive
 
 ASK = Path(__file__).with_name("ask_page.mjs")
 
@@ -32,3 +34,13 @@ def ask_page(what: str, **asked: Any) -> Any:
     if "error" in said:
         raise ValueError(said["error"])
     return said["value"]
+
+
+def need_browser_runtime():
+    """Skips a test where a page cannot be made: without Node.js, or where onnxruntime-web cannot be had."""
+    if shutil.which("node") is None:
+        pytest.skip("node is not installed (make browser)")
+    try:
+        runtime_archive()
+    except ConfigError as error:
+        pytest.skip(str(error))

@@ -1,7 +1,6 @@
 """The titans memory in a graph: chunks that close within a prompt, at a token or not at all, in any pieces."""
 
 import itertools
-import shutil
 
 import numpy as np
 import onnx
@@ -11,9 +10,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.phases.edge.onnx_models import cognate, graph_session, largest_difference, plain_folder, ternary_folder
-from tests.phases.edge.pages import ask_page
+from tests.phases.edge.pages import ask_page, need_browser_runtime
 
-from agent_forge.errors import ConfigError
 from agent_forge.model.attention import TokenLayout
 from agent_forge.model.checkpoint import load_model
 from agent_forge.model.titans import AssociativeMemory
@@ -22,7 +20,6 @@ from agent_forge.phases.edge.export_onnx import export_onnx, projection
 from agent_forge.phases.edge.onnx_layers import Pass
 from agent_forge.phases.edge.onnx_titans import TitansStep, log_sigmoid
 from agent_forge.phases.edge.web_export import export_web
-from agent_forge.phases.edge.web_runtime import runtime_archive
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -138,12 +135,7 @@ def test_logarithms_of_rates_keep_their_digits():
 
 
 def test_in_the_runtime_of_the_browser(tmp_path):
-    if shutil.which("node") is None:
-        pytest.skip("node is not installed (make browser)")
-    try:
-        runtime_archive()
-    except ConfigError as error:
-        pytest.skip(str(error))
+    need_browser_runtime()
     folder = plain_folder(tmp_path / "model", num_hidden_layers=1, **TITANS)
     facts = export_web(folder, tmp_path / "page")
     assert facts["equal_tokens"] == facts["compared_tokens"] >= 200

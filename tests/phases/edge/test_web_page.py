@@ -12,14 +12,14 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
-from tests.phases.edge.pages import ask_page
+from tests.phases.edge.pages import ask_page, need_browser_runtime
 from tests.phases.edge.web_agents import MUSING, PLACES, QUESTIONS, SUMS, by_torch, designed_folder, loaded
 
 from agent_forge.agent.dialogue import Dialogue
-from agent_forge.errors import ConfigError, HandoffError
+from agent_forge.errors import HandoffError
 from agent_forge.phases.edge.web_export import MAX_TOKENS, MODULES, export_web
 from agent_forge.phases.edge.web_parity import compared_answers, page_answers
-from agent_forge.phases.edge.web_runtime import BINARY, MODULE, runtime_archive
+from agent_forge.phases.edge.web_runtime import BINARY, MODULE
 from agent_forge.pipeline.talk import Talk
 
 pytest.importorskip("onnxruntime")
@@ -29,12 +29,7 @@ pytest.importorskip("onnxscript")
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     """The agent's folder, its page, and the facts of the export."""
-    if shutil.which("node") is None:
-        pytest.skip("node is not installed (make browser)")
-    try:
-        runtime_archive()
-    except ConfigError as error:
-        pytest.skip(str(error))
+    need_browser_runtime()
     place = tmp_path_factory.mktemp("page")
     folder = designed_folder(place / "agent")
     return folder, place / "page", export_web(folder, place / "page", name="Salt & <b>Co</b>")
